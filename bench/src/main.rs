@@ -1,0 +1,3 @@
+//! `xvs-bench`: replays captures, judges xvs against recordings of the kernel, measures.
+
+fn main() {}

@@ -1,0 +1,216 @@
+//! The words in which services and real servers are asked for and listed.
+
+use crate::{
+    addr::{Addr, Family},
+    endpoint::Method,
+    sched::SchedFlags,
+};
+
+/// What names a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ServiceKey {
+    /// Protocol, VIP and port; port 0 takes every port and needs persistence.
+    Address {
+        /// IP protocol number: TCP, UDP or SCTP.
+        protocol: u8,
+        /// The VIP.
+        addr: Addr,
+        /// The port.
+        port: u16,
+    },
+    /// A firewall mark.
+    Mark {
+        /// The mark, not 0.
+        mark: u32,
+        /// The family of its packets.
+        family: Family,
+    },
+}
+
+impl ServiceKey {
+    /// The family of the service's packets.
+    pub const fn family(&self) -> Family {
+        match self {
+            Self::Address { addr, .. } => addr.family(),
+            Self::Mark { family, .. } => *family,
+        }
+    }
+}
+
+/// A service as it is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceSpec {
+    /// What names it.
+    pub key: ServiceKey,
+    /// Scheduler by its IPVS name; `wlc` is ipvsadm's default.
+    pub scheduler: String,
+    /// `-b`.
+    pub flags: SchedFlags,
+    /// `-p`: seconds a client stays with its real server; `None` without persistence.
+    pub persistence_s: Option<u32>,
+    /// `-M`: for IPv4 the mask's 32 bits in host order (0xffff_ffff: none), for IPv6 the prefix
+    /// length (128: none). Any IPv4 mask is taken, as ipvsadm takes it.
+    pub netmask: u32,
+    /// `-o`: every datagram is scheduled by itself.
+    pub one_packet: bool,
+    /// `--pe`: persistence engine by name.
+    pub engine: Option<String>,
+}
+
+/// `--tun-type` and its options.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TunnelSpec {
+    /// UDP port of gue; 0 for others.
+    pub port: u16,
+    /// `--tun-csum`.
+    pub checksum: bool,
+    /// `--tun-remcsum`.
+    pub remote_checksum: bool,
+}
+
+/// A real server as it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RealSpec {
+    /// Its address.
+    pub addr: Addr,
+    /// Its port.
+    pub port: u16,
+    /// How packets get there; the tunnels are ipip, gue and gre.
+    pub method: Method,
+    /// Tunnel options.
+    pub tunnel: TunnelSpec,
+    /// 0 to 2^31 - 1; 0 quiesces.
+    pub weight: u32,
+    /// `-x`: upper connection threshold, 0 to 65535, 0 for none.
+    pub upper: u32,
+    /// `-y`: lower connection threshold, 0 to 65535, 0 for none.
+    pub lower: u32,
+}
+
+/// IPVS's five counters, since the last zeroing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Connections scheduled.
+    pub conns: u64,
+    /// Packets from clients.
+    pub in_packets: u64,
+    /// Packets to clients.
+    pub out_packets: u64,
+    /// Octets from clients: IP lengths, before encapsulation.
+    pub in_bytes: u64,
+    /// Octets to clients.
+    pub out_bytes: u64,
+}
+
+/// The estimator's five rates, per second, as `ipvsadm --rate` prints them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// Connections.
+    pub cps: u64,
+    /// Packets from clients.
+    pub in_pps: u64,
+    /// Packets to clients.
+    pub out_pps: u64,
+    /// Octets from clients.
+    pub in_bps: u64,
+    /// Octets to clients.
+    pub out_bps: u64,
+}
+
+/// A real server as it is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RealInfo {
+    /// As asked for.
+    pub spec: RealSpec,
+    /// Active flows.
+    pub active: u32,
+    /// Inactive flows.
+    pub inactive: u32,
+    /// Persistence templates.
+    pub persistent: u32,
+    /// Counters.
+    pub counters: Counters,
+    /// Rates.
+    pub rates: Rates,
+}
+
+/// A service as it is listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceInfo {
+    /// As asked for.
+    pub spec: ServiceSpec,
+    /// Counters.
+    pub counters: Counters,
+    /// Rates.
+    pub rates: Rates,
+    /// Its real servers in the kernel's order: last added first.
+    pub reals: Vec<RealInfo>,
+}
+
+/// A flow as it is listed (`ipvsadm -Lc`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowInfo {
+    /// IP protocol number; 0 for a template of a firewall-mark service.
+    pub protocol: u8,
+    /// Seconds until it expires.
+    pub expires_s: u32,
+    /// Name of its state.
+    pub state: &'static str,
+    /// Client address and port; port 0 for templates.
+    pub client: (Addr, u16),
+    /// Virtual address and port.
+    pub virt: (Addr, u16),
+    /// Real server's address and port.
+    pub real: (Addr, u16),
+    /// Packets from and to the client.
+    pub packets: (u64, u64),
+    /// Octets from and to the client.
+    pub bytes: (u64, u64),
+}
+
+/// Seconds of the three time-outs that `ipvsadm --set` changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeoutSpec {
+    /// TCP ESTABLISHED; 900.
+    pub tcp_s: u32,
+    /// TCP FIN_WAIT; 120.
+    pub tcp_fin_s: u32,
+    /// UDP; 300.
+    pub udp_s: u32,
+}
+
+/// Why a change was refused. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DirectorError {
+    /// IPVS: EEXIST.
+    #[error("Service already exists")]
+    ServiceExists,
+    /// IPVS: ESRCH.
+    #[error("No such service")]
+    NoSuchService,
+    /// IPVS: EEXIST.
+    #[error("Destination already exists")]
+    RealExists,
+    /// IPVS: ENOENT.
+    #[error("No such destination")]
+    NoSuchReal,
+    /// IPVS: ENOENT when the scheduler's module is not found.
+    #[error("Scheduler or persistence engine not found")]
+    NoSuchScheduler,
+    /// A value out of its range or contradicting another one.
+    #[error("{field}: {reason}")]
+    Invalid {
+        /// The field at fault.
+        field: &'static str,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
+    /// A table is full.
+    #[error("no room for another {what}: at most {limit}")]
+    Full {
+        /// What there is no room for.
+        what: &'static str,
+        /// How many fit.
+        limit: usize,
+    },
+}

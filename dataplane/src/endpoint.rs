@@ -1,0 +1,285 @@
+//! Endpoints: the address and port at either end of the box's side of a flow.
+//!
+//! A *virtual* endpoint is VIP and port as the client sees them, a *real* endpoint a real server
+//! of one service. Flows name both by id, so that an entry stays one cache line for IPv6 too.
+//! The table is shared by all workers. What describes an endpoint is written by control alone,
+//! while no flow names it; its load is written by the workers. An id is used again only after
+//! nothing refers to it ([`Load::refs`] is 0 and every worker has left the snapshot that knew it).
+//!
+//! Everything is atomic and `Relaxed`: a reader that comes through a stale index word may see
+//! an endpoint half rewritten, and its key comparison then fails or its entry's own check does.
+//! On x86-64 and aarch64 these loads cost what plain loads cost.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use crate::addr::Addr;
+
+/// Names an endpoint; an index into [`Endpoints`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EndpointId(pub u32);
+
+/// How packets travel to a real server. Numbers are stored in endpoints and flow entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Method {
+    /// Destination address and port rewritten, replies translated back: ipvsadm's `-m`.
+    #[default]
+    Nat = 0,
+    /// Only link addresses rewritten: `-g`.
+    Dr = 1,
+    /// IP in IP: `-i`.
+    Ipip = 2,
+    /// Generic UDP encapsulation: `-i --tun-type gue`.
+    Gue = 3,
+    /// Generic routing encapsulation: `-i --tun-type gre`.
+    Gre = 4,
+    /// A real server on the box itself.
+    Local = 5,
+    /// Nat with the source rewritten too.
+    FullNat = 6,
+}
+
+impl Method {
+    /// The method with this number.
+    #[inline]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            1 => Self::Dr,
+            2 => Self::Ipip,
+            3 => Self::Gue,
+            4 => Self::Gre,
+            5 => Self::Local,
+            6 => Self::FullNat,
+            _ => Self::Nat,
+        }
+    }
+
+    /// Whether replies come back through the box, so that a flow needs an index word for them.
+    #[inline]
+    pub const fn translates(self) -> bool {
+        matches!(self, Self::Nat | Self::FullNat)
+    }
+}
+
+/// Set while the real server belongs to its service; clear once it was removed and lives on only
+/// for its flows (the kernel's `IP_VS_DEST_F_AVAILABLE`).
+pub const AVAILABLE: u16 = 1;
+
+/// What control says about an endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Description {
+    /// Its address.
+    pub addr: Addr,
+    /// Its port; 0 if it takes every port.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// How packets get there; meaningless for a virtual endpoint.
+    pub method: Method,
+    /// [`AVAILABLE`] and its kin.
+    pub flags: u16,
+    /// The path to it: an index into the snapshot's paths.
+    pub path: u32,
+    /// The service it belongs to: its index in the statistics.
+    pub service: u32,
+    /// Method's own octets: for gue the UDP port in the low 16 bits and the tunnel flags above.
+    pub tunnel: u32,
+}
+
+/// One endpoint: a line that control writes and one that workers write.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub struct Endpoint {
+    /// High and low half of the address.
+    addr: [AtomicU64; 2],
+    /// port 16, protocol 8, method 8, flags 16, sum 16 (from the low end).
+    word: AtomicU64,
+    /// path 32, service 32.
+    place: AtomicU64,
+    /// tunnel 32.
+    tunnel: AtomicU64,
+    /// Fills the line.
+    _rest: [u64; 3],
+    /// How busy it is.
+    pub load: Load,
+}
+
+/// How busy a real server is: exact after every packet, as schedulers and thresholds need it.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub struct Load {
+    /// Flows in a state that IPVS counts as active.
+    pub active: AtomicU32,
+    /// The other flows.
+    pub inactive: AtomicU32,
+    /// Persistence templates.
+    pub persistent: AtomicU32,
+    /// Everything in the table that names this endpoint.
+    pub refs: AtomicU32,
+    /// 1 while overloaded (`IP_VS_DEST_F_OVERLOAD`).
+    pub overloaded: AtomicU32,
+}
+
+impl Load {
+    /// Active and inactive flows together.
+    #[inline]
+    pub fn total(&self) -> u32 {
+        self.active.load(Relaxed).wrapping_add(self.inactive.load(Relaxed))
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "fields are packed into words on purpose")]
+impl Endpoint {
+    /// Writes the description. Control only, while no flow names the endpoint, but for `path`,
+    /// `flags`, `method` and `tunnel`, which may change under living flows.
+    pub fn describe(&self, d: &Description) {
+        let bits = d.addr.bits();
+        self.addr[0].store((bits >> 64) as u64, Relaxed);
+        self.addr[1].store(bits as u64, Relaxed);
+        let sum = sum16(d.addr, d.port);
+        self.word.store(
+            u64::from(d.port)
+                | u64::from(d.protocol) << 16
+                | u64::from(d.method as u8) << 24
+                | u64::from(d.flags) << 32
+                | u64::from(sum) << 48,
+            Relaxed,
+        );
+        self.place.store(u64::from(d.path) | u64::from(d.service) << 32, Relaxed);
+        self.tunnel.store(u64::from(d.tunnel), Relaxed);
+    }
+
+    /// Reads the description back.
+    pub fn description(&self) -> Description {
+        let word = self.word.load(Relaxed);
+        let place = self.place.load(Relaxed);
+        Description {
+            addr: self.addr(),
+            port: word as u16,
+            protocol: (word >> 16) as u8,
+            method: Method::from_number((word >> 24) as u8),
+            flags: (word >> 32) as u16,
+            path: place as u32,
+            service: (place >> 32) as u32,
+            tunnel: self.tunnel.load(Relaxed) as u32,
+        }
+    }
+
+    /// The address.
+    #[inline]
+    pub fn addr(&self) -> Addr {
+        let high = u128::from(self.addr[0].load(Relaxed));
+        Addr::v6(high << 64 | u128::from(self.addr[1].load(Relaxed)))
+    }
+
+    /// The port.
+    #[inline]
+    pub fn port(&self) -> u16 {
+        self.word.load(Relaxed) as u16
+    }
+
+    /// The one's complement sum of address and port, for incremental checksums.
+    #[inline]
+    pub fn sum(&self) -> u16 {
+        (self.word.load(Relaxed) >> 48) as u16
+    }
+
+    /// The flags.
+    #[inline]
+    pub fn flags(&self) -> u16 {
+        (self.word.load(Relaxed) >> 32) as u16
+    }
+
+    /// The forwarding method.
+    #[inline]
+    pub fn method(&self) -> Method {
+        Method::from_number((self.word.load(Relaxed) >> 24) as u8)
+    }
+
+    /// Index of the path in the snapshot.
+    #[inline]
+    pub fn path(&self) -> u32 {
+        self.place.load(Relaxed) as u32
+    }
+
+    /// Index of the service in the statistics.
+    #[inline]
+    pub fn service(&self) -> u32 {
+        (self.place.load(Relaxed) >> 32) as u32
+    }
+
+    /// Tunnel parameters.
+    #[inline]
+    pub fn tunnel(&self) -> u32 {
+        self.tunnel.load(Relaxed) as u32
+    }
+}
+
+/// Folded one's complement sum of an address and a port, in host order.
+#[expect(clippy::cast_possible_truncation, reason = "folded to 16 bits")]
+fn sum16(addr: Addr, port: u16) -> u16 {
+    let mut sum = u64::from(port);
+    if addr.is_v4() {
+        sum += u64::from(addr.low32() >> 16) + u64::from(addr.low32() & 0xffff);
+    } else {
+        sum += (0..8).map(|i| (addr.bits() >> (16 * i)) as u64 & 0xffff).sum::<u64>();
+    }
+    while sum >> 16 != 0 {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+/// All endpoints of the box.
+#[derive(Debug)]
+pub struct Endpoints(Box<[Endpoint]>);
+
+impl Endpoints {
+    /// Room for `count` endpoints, at least one. Id 0 is never given out.
+    pub fn new(count: usize) -> Self {
+        Self((0..count.max(1)).map(|_| Endpoint::default()).collect())
+    }
+
+    /// How many ids there are.
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is no room at all; never true.
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The endpoint with this id; an id out of range, which only a torn read can give, names
+    /// endpoint 0, which matches nothing.
+    #[inline]
+    pub fn get(&self, id: EndpointId) -> &Endpoint {
+        self.0.get(id.0 as usize).unwrap_or(&self.0[0])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn a_description_comes_back_as_it_was() {
+        let endpoints = Endpoints::new(4);
+        let d = Description {
+            addr: Ipv4Addr::new(10, 2, 0, 11).into(),
+            port: 8080,
+            protocol: 6,
+            method: Method::Ipip,
+            flags: AVAILABLE,
+            path: 7,
+            service: 3,
+            tunnel: 0x1_17c0,
+        };
+        endpoints.get(EndpointId(2)).describe(&d);
+        assert_eq!(endpoints.get(EndpointId(2)).description(), d);
+        assert_eq!(endpoints.get(EndpointId(2)).sum(), 0x0a02 + 0x000b + 8080);
+        assert_eq!(endpoints.get(EndpointId(99)).description(), Description::default());
+        assert_eq!(size_of::<Endpoint>(), 128);
+    }
+}

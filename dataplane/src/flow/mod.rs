@@ -1,0 +1,43 @@
+//! Flows: how one is named, where it is kept, what state it is in and how long it lives.
+
+use crate::addr::Addr;
+
+/// What names a flow in one direction: the five-tuple of a packet, in host order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// Source address.
+    pub source: Addr,
+    /// Destination address; of the same family.
+    pub destination: Addr,
+    /// Source port.
+    pub source_port: u16,
+    /// Destination port.
+    pub destination_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+}
+
+impl FlowKey {
+    /// The key of packets in the other direction, addresses untranslated.
+    #[inline]
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            protocol: self.protocol,
+        }
+    }
+}
+
+/// Which way a packet of a flow travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Direction {
+    /// From the client: IPVS's INPUT.
+    ToReal = 0,
+    /// From the real server: IPVS's OUTPUT. Never seen with dr and tunnels.
+    ToClient = 1,
+}

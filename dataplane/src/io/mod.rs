@@ -1,0 +1,52 @@
+//! Devices: where packets come from and go to.
+//!
+//! An [`Io`] is everything one worker receives from and sends to: one queue of every interface, a
+//! capture file, a simulated link. Frames are lent to the pipeline, never handed over; the device
+//! acts on the verdicts, so that frame ownership stays in one file.
+
+use std::{io, time::Duration};
+
+use crate::{
+    packet::Packet,
+    verdict::{DeviceId, Verdict},
+};
+
+/// The devices of one worker.
+pub trait Io {
+    /// Receives at most one burst ([`crate::packet::BURST`] packets, all from one device, the devices taking
+    /// turns), lends it to `process`, which sets each packet's verdict, and acts on the verdicts.
+    /// `settle` is called once for each packet with the device it came from, its length when it
+    /// came, and what finally became of it: a verdict that cannot be carried out becomes
+    /// [`Verdict::Drop`] with its reason.
+    ///
+    /// Returns how many packets came.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone. A full ring or queue is no error.
+    fn burst(
+        &mut self,
+        process: impl FnOnce(&mut [Packet<'_>]),
+        settle: impl FnMut(DeviceId, usize, Verdict),
+    ) -> io::Result<usize>;
+
+    /// Sends a frame that the pipeline made itself; copies it. `false` if there was no room.
+    fn send(&mut self, device: DeviceId, frame: &[u8]) -> bool;
+
+    /// Hands a copy of a frame to the host's own stack; `false` if that is not possible.
+    fn to_host(&mut self, device: DeviceId, frame: &[u8]) -> bool;
+
+    /// Gets everything queued so far under way.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    fn flush(&mut self) -> io::Result<()>;
+
+    /// Sleeps until a packet may have come, the worker's wake-up was rung, or `timeout` is over.
+    ///
+    /// # Errors
+    ///
+    /// The wait itself failed; an interrupted wait is no error.
+    fn wait(&mut self, timeout: Duration) -> io::Result<()>;
+}

@@ -1,0 +1,25 @@
+//! The dataplane of xvs: received frame in, verdict out.
+//!
+//! The core does no I/O, reads no clock, takes no lock and allocates nothing per packet: time,
+//! randomness and packets are arguments, so that one seed replays one run bit for bit. Devices
+//! ([`io`]) stand behind features.
+//!
+//! Layers, lowest first; a module uses only what stands before it (`tests/tidy.rs` holds this):
+//! addr clock rng verdict < packet < wire < flow < endpoint < forward < real < sched < service
+//! < icmp < fragment < pipeline < io < worker < director < ipvsadm.
+
+pub mod addr;
+pub mod clock;
+pub mod endpoint;
+pub mod flow;
+pub mod packet;
+pub mod rng;
+pub mod sched;
+pub mod service;
+pub mod stats;
+pub mod verdict;
+pub mod wire;
+
+pub mod io;
+
+pub mod director;

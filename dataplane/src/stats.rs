@@ -1,0 +1,1 @@
+//! Counters: written by one worker each, read by control at any time.
