@@ -15,6 +15,8 @@ pub struct FlowKey {
     pub destination_port: u16,
     /// IP protocol number.
     pub protocol: u8,
+    /// Whether this names a persistence template: such a key never equals a packet's.
+    pub template: bool,
 }
 
 impl FlowKey {
@@ -28,6 +30,7 @@ impl FlowKey {
             source_port: self.destination_port,
             destination_port: self.source_port,
             protocol: self.protocol,
+            template: self.template,
         }
     }
 }
