@@ -4,6 +4,9 @@
 //! capture file, a simulated link. Frames are lent to the pipeline, never handed over; the device
 //! acts on the verdicts, so that frame ownership stays in one file.
 
+pub mod fault;
+pub mod sim;
+
 use std::{io, time::Duration};
 
 use crate::{
@@ -49,4 +52,12 @@ pub trait Io {
     ///
     /// The wait itself failed; an interrupted wait is no error.
     fn wait(&mut self, timeout: Duration) -> io::Result<()>;
+}
+
+/// Whether an interface with this MTU (octets of IP) can send `frame`: as in the kernel, a VLAN
+/// tag does not count.
+#[inline]
+pub(crate) fn fits_mtu(frame: &[u8], mtu: usize) -> bool {
+    let tagged = matches!(frame, [_, _, _, _, _, _, _, _, _, _, _, _, 0x81, 0, ..]);
+    frame.len() <= mtu + if tagged { 18 } else { 14 }
 }
