@@ -1,1 +1,9 @@
-//! The control plane of xvs.
+//! The control plane of xvs: what should be, and making it so.
+//!
+//! `xvsd` owns the desired state, compiles it into snapshots for the workers and answers gRPC;
+//! `xvsadm` speaks `ipvsadm`'s language to it. Both are built from this library.
+
+pub mod convert;
+pub mod field;
+pub mod proto;
+pub mod words;

@@ -1,0 +1,145 @@
+//! How addresses, masks and methods are written in text, the same in TOML and gRPC.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use dataplane::{
+    addr::{Addr, Family},
+    endpoint::Method,
+};
+
+use crate::field;
+
+/// Forwarding methods by name.
+pub const METHODS: [(&str, Method); 7] = [
+    ("nat", Method::Nat),
+    ("dr", Method::Dr),
+    ("ipip", Method::Ipip),
+    ("gue", Method::Gue),
+    ("gre", Method::Gre),
+    ("local", Method::Local),
+    ("fullnat", Method::FullNat),
+];
+
+/// Transport protocols by name.
+pub const PROTOCOLS: [(&str, u8); 3] = [("tcp", 6), ("udp", 17), ("sctp", 132)];
+
+/// The netmask that takes every client for itself.
+pub const fn no_netmask(family: Family) -> u32 {
+    match family {
+        Family::V4 => u32::MAX,
+        Family::V6 => 128,
+    }
+}
+
+/// Reads an address.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn parse_addr(text: &str) -> Result<Addr, String> {
+    let Ok(ip) = text.parse::<IpAddr>() else {
+        return Err(format!("`{text}` is not an IP address"));
+    };
+    match ip {
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
+            Err(format!("`{text}` is an IPv4-mapped address; write the IPv4 address"))
+        }
+        ip => Ok(ip.into()),
+    }
+}
+
+/// Reads a netmask: dotted for IPv4, a prefix length for IPv6.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn parse_netmask(text: &str, family: Family) -> Result<u32, String> {
+    match family {
+        Family::V4 => match text.parse::<Ipv4Addr>() {
+            Ok(mask) => Ok(mask.to_bits()),
+            Err(_) => Err(format!("`{text}` is not a mask as 255.255.255.0")),
+        },
+        Family::V6 => match text.parse::<u32>() {
+            Ok(length @ 1..=128) => Ok(length),
+            _ => Err(format!("`{text}` is not a prefix length from 1 to 128")),
+        },
+    }
+}
+
+/// Writes a netmask.
+pub fn netmask_text(netmask: u32, family: Family) -> String {
+    match family {
+        Family::V4 => Ipv4Addr::from_bits(netmask).to_string(),
+        Family::V6 => netmask.to_string(),
+    }
+}
+
+/// Reads a forwarding method.
+///
+/// # Errors
+///
+/// There is none of this name.
+pub fn parse_method(name: &str) -> Result<Method, String> {
+    find(&METHODS, name).ok_or_else(|| {
+        field::unknown("forwarding method", name, METHODS.iter().map(|(known, _)| *known))
+    })
+}
+
+/// The name of a forwarding method.
+pub fn method_name(method: Method) -> &'static str {
+    name_of(&METHODS, method).expect("every method has its line in METHODS")
+}
+
+/// Reads a protocol.
+///
+/// # Errors
+///
+/// There is none of this name.
+pub fn parse_protocol(name: &str) -> Result<u8, String> {
+    find(&PROTOCOLS, name)
+        .ok_or_else(|| field::unknown("protocol", name, PROTOCOLS.iter().map(|(known, _)| *known)))
+}
+
+fn find<T: Copy>(table: &[(&str, T)], name: &str) -> Option<T> {
+    table.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
+}
+
+fn name_of<T: PartialEq>(table: &[(&'static str, T)], value: T) -> Option<&'static str> {
+    table.iter().find(|(_, known)| *known == value).map(|(name, _)| *name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_number_has_a_name_of_its_own() {
+        for number in 0..=6 {
+            let method = Method::from_number(number);
+            assert_eq!(parse_method(method_name(method)), Ok(method));
+        }
+    }
+
+    #[test]
+    fn mapped_addresses_are_refused() {
+        assert_eq!(
+            parse_addr("::ffff:10.0.0.1").unwrap_err(),
+            "`::ffff:10.0.0.1` is an IPv4-mapped address; write the IPv4 address"
+        );
+        assert_eq!(parse_addr("10.0.0.300").unwrap_err(), "`10.0.0.300` is not an IP address");
+    }
+
+    #[test]
+    fn a_netmask_comes_back_as_it_was() {
+        for text in ["255.255.255.0", "255.0.255.0", "0.0.0.24", "0.0.0.0"] {
+            let mask = parse_netmask(text, Family::V4).unwrap();
+            assert_eq!(netmask_text(mask, Family::V4), text);
+        }
+        assert_eq!(parse_netmask("64", Family::V6), Ok(64));
+        for (text, family) in
+            [("129", Family::V6), ("0", Family::V6), ("24", Family::V4), ("x", Family::V4)]
+        {
+            assert!(parse_netmask(text, family).unwrap_err().contains(text));
+        }
+    }
+}
