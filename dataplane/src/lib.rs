@@ -6,7 +6,7 @@
 //!
 //! Layers, lowest first; a module uses only what stands before it (`tests/tidy.rs` holds this):
 //! addr clock rng verdict < packet < wire < flow < endpoint < forward < real < sched < service
-//! < icmp < fragment < pipeline < io < worker < director < ipvsadm.
+//! < icmp < fragment < pipeline < io < steering < worker < director < ipvsadm.
 
 pub mod addr;
 pub mod clock;
@@ -21,5 +21,6 @@ pub mod verdict;
 pub mod wire;
 
 pub mod io;
+pub mod steering;
 
 pub mod director;
