@@ -1,5 +1,11 @@
 //! Flows: how one is named, where it is kept, what state it is in and how long it lives.
 
+pub mod sctp;
+pub mod state;
+pub mod tcp;
+pub mod timeout;
+pub mod udp;
+
 use crate::addr::Addr;
 
 /// What names a flow in one direction: the five-tuple of a packet, in host order.
@@ -43,4 +49,17 @@ pub enum Direction {
     ToReal = 0,
     /// From the real server: IPVS's OUTPUT. Never seen with dr and tunnels.
     ToClient = 1,
+}
+
+/// Which rules of a state machine a packet falls under: its direction, and whether the other
+/// one is ever seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Way {
+    /// From the client: IPVS's INPUT.
+    ToReal = 0,
+    /// From the real server: IPVS's OUTPUT.
+    ToClient = 1,
+    /// From the client, whose real server answers past us: IPVS's INPUT_ONLY.
+    ToRealOnly = 2,
 }
