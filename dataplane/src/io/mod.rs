@@ -5,6 +5,8 @@
 //! acts on the verdicts, so that frame ownership stays in one file.
 
 pub mod fault;
+#[cfg(feature = "pcap")]
+pub mod pcap;
 pub mod sim;
 
 use std::{io, time::Duration};
