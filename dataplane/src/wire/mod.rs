@@ -23,4 +23,42 @@ pub mod protocol {
     pub const SCTP: u8 = 132;
 }
 
+pub mod checksum;
+pub mod ethernet;
+pub mod extension;
 pub mod frame;
+pub mod icmp;
+pub mod quote;
+pub mod vlan;
+
+/// The two octets at `at`, which must lie within.
+#[inline]
+fn u16_at<const N: usize>(octets: &[u8; N], at: usize) -> u16 {
+    u16::from_be_bytes(array_at(octets, at))
+}
+
+/// The four octets at `at`.
+#[inline]
+fn u32_at<const N: usize>(octets: &[u8; N], at: usize) -> u32 {
+    u32::from_be_bytes(array_at(octets, at))
+}
+
+/// The sixteen octets at `at`.
+#[inline]
+fn u128_at<const N: usize>(octets: &[u8; N], at: usize) -> u128 {
+    u128::from_be_bytes(array_at(octets, at))
+}
+
+/// `M` octets at `at`. Lengths and offsets are constants, so that no check is left.
+#[inline]
+fn array_at<const N: usize, const M: usize>(octets: &[u8; N], at: usize) -> [u8; M] {
+    let mut out = [0; M];
+    out.copy_from_slice(&octets[at..at + M]);
+    out
+}
+
+/// Writes `field` at `at`.
+#[inline]
+fn put<const N: usize, const M: usize>(out: &mut [u8; N], at: usize, field: [u8; M]) {
+    out[at..at + M].copy_from_slice(&field);
+}
