@@ -3,7 +3,9 @@
 //! `xvsd` owns the desired state, compiles it into snapshots for the workers and answers gRPC;
 //! `xvsadm` speaks `ipvsadm`'s language to it. Both are built from this library.
 
+pub mod config;
 pub mod convert;
+pub mod estimator;
 pub mod field;
 pub mod proto;
 pub mod words;

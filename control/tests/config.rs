@@ -1,0 +1,77 @@
+//! Every configuration below `fixtures/config` is taken or refused as it says itself.
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use dataplane::{
+    addr::Addr,
+    director::spec::{ServiceKey, TimeoutSpec},
+    endpoint::Method,
+};
+use xvs_control::config::{Config, Mode};
+
+fn fixtures(folder: &str) -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/config").join(folder);
+    let mut paths: Vec<_> = fs::read_dir(root).unwrap().map(|file| file.unwrap().path()).collect();
+    paths.sort();
+    assert!(!paths.is_empty());
+    paths
+}
+
+#[test]
+fn every_valid_file_is_taken() {
+    for path in fixtures("valid") {
+        Config::load(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+}
+
+#[test]
+fn every_invalid_file_is_refused_with_the_message_it_announces() {
+    for path in fixtures("invalid") {
+        let text = fs::read_to_string(&path).unwrap();
+        let want = text.lines().next().unwrap().strip_prefix("# refused: ").unwrap();
+        match Config::parse(&text) {
+            Ok(_) => panic!("{}: was taken", path.display()),
+            Err(error) => assert_eq!(error.to_string(), want, "{}", path.display()),
+        }
+    }
+}
+
+#[test]
+fn every_field_arrives() {
+    let path = fixtures("valid").into_iter().find(|path| path.ends_with("everything.toml"));
+    let config = Config::load(&path.unwrap()).unwrap();
+    assert_eq!(config.daemon.workers, Some(2));
+    assert_eq!(config.daemon.cpus, Some(vec![2, 3]));
+    assert_eq!((config.daemon.flows, config.daemon.endpoints), (4_194_304, 4096));
+    let modes: Vec<_> = config.interfaces.iter().map(|i| (i.name.as_str(), i.mode)).collect();
+    assert_eq!(modes, [("eth1", Mode::Native), ("eth2", Mode::Auto)]);
+    assert_eq!(config.api.socket, Path::new("/run/xvs/other.sock"));
+    let tls = config.api.tcp.unwrap().tls.unwrap();
+    assert_eq!(tls.client_ca, Path::new("/etc/xvs/clients.pem"));
+    let desired = config.desired;
+    let timeouts = TimeoutSpec { tcp_s: 1800, tcp_fin_s: 60, udp_s: 120 };
+    assert_eq!(desired.timeouts, Some(timeouts));
+    let settings = [("conn_reuse_mode".to_owned(), 1), ("expire_nodest_conn".to_owned(), 1)];
+    assert_eq!(desired.settings, settings);
+
+    let (service, reals) = &desired.services[0];
+    let addr = Addr::v4(0xc000_020a);
+    assert_eq!(service.key, ServiceKey::Address { protocol: 6, addr, port: 443 });
+    assert_eq!(service.scheduler, "sh");
+    assert!(service.flags.fallback && service.flags.port && !service.flags.flag3);
+    assert_eq!((service.persistence_s, service.netmask), (Some(300), 0xffff_ff00));
+    let real = reals[0];
+    assert_eq!((real.port, real.method, real.weight), (8443, Method::Nat, 3));
+    assert_eq!((real.upper, real.lower), (1000, 500));
+    let real = reals[1];
+    assert_eq!((real.port, real.method, real.weight), (443, Method::Gue, 1));
+    assert_eq!((real.tunnel.port, real.tunnel.checksum), (6080, true));
+    assert_eq!((reals[2].method, reals[2].weight), (Method::Dr, 0));
+    let (service, reals) = &desired.services[1];
+    assert!(service.one_packet && service.netmask == 128);
+    assert_eq!(reals[0].method, Method::Ipip);
+}
