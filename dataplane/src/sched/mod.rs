@@ -5,7 +5,24 @@
 //! of the list. What must survive an edit and be shared by the workers (rr's position, wrr's
 //! level) lives in [`SchedState`], outside of the immutable snapshot.
 
-use std::sync::atomic::AtomicU64;
+mod dh;
+mod fo;
+mod hash;
+mod lc;
+mod least;
+mod mh;
+mod nq;
+mod ovf;
+mod rr;
+mod sed;
+mod sh;
+#[cfg(test)]
+mod tests;
+mod twos;
+mod wlc;
+mod wrr;
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::{
     addr::Addr,
@@ -45,7 +62,8 @@ pub struct Pick<'a> {
     pub reals: &'a [Candidate],
     /// Where their loads are.
     pub endpoints: &'a Endpoints,
-    /// The client's address, masked where persistence masks it.
+    /// The client's address as it stands in the packet: persistence masks it for its templates,
+    /// never for a scheduler.
     pub client: Addr,
     /// The client's port.
     pub client_port: u16,
@@ -59,15 +77,58 @@ pub struct Pick<'a> {
     pub now: Tick,
 }
 
+impl Pick<'_> {
+    /// Whether the real server at `index` has reached its upper threshold.
+    #[inline]
+    fn is_overloaded(&self, index: usize) -> bool {
+        self.endpoints.get(self.reals[index].id).load.overloaded.load(Relaxed) != 0
+    }
+
+    /// Whether the real server at `index` takes new flows: neither drained nor overloaded.
+    #[inline]
+    fn takes(&self, index: usize) -> bool {
+        self.reals[index].weight > 0 && !self.is_overloaded(index)
+    }
+
+    /// Active flows of the real server at `index`.
+    #[inline]
+    fn active(&self, index: usize) -> u32 {
+        self.endpoints.get(self.reals[index].id).load.active.load(Relaxed)
+    }
+
+    /// What its flows cost it: an active flow is held to cost as much as 256 inactive ones.
+    #[inline]
+    fn overhead(&self, index: usize) -> u64 {
+        let load = &self.endpoints.get(self.reals[index].id).load;
+        u64::from(load.active.load(Relaxed)) * 256 + u64::from(load.inactive.load(Relaxed))
+    }
+
+    /// Where the real server with this id stands; `hint` is where it stood last time.
+    #[inline]
+    fn locate(&self, id: EndpointId, hint: usize) -> Option<usize> {
+        match self.reals.get(hint) {
+            Some(real) if real.id == id => Some(hint),
+            _ => self.reals.iter().position(|real| real.id == id),
+        }
+    }
+}
+
 /// What outlives a snapshot: two words whose meaning is the scheduler's own, shared by all
 /// workers. Zero at the start. Control makes a fresh one when a service gets another scheduler.
+///
+/// `Relaxed` throughout: each word stands for itself, and nothing is published through it.
 #[derive(Debug, Default)]
 pub struct SchedState {
-    /// rr, wrr: the endpoint picked last, 0 for the head of the list.
+    /// rr: the endpoint picked last, 0 for the head of the list, and where it stood. wrr: only
+    /// the latter.
     pub position: AtomicU64,
-    /// wrr: the current weight.
+    /// wrr: the endpoint picked last and the current weight, changed together.
     pub level: AtomicU64,
 }
+
+/// How often a worker that lost the race for a shared word tries again. After that its pick
+/// stands without moving the word on: two workers then picked the same real server once.
+const RACES_MAX: usize = 8;
 
 /// What happened to a service's real servers, told to the scheduler by control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +146,88 @@ pub enum Change {
     Edited(EndpointId),
     /// The service itself was edited.
     Service,
+}
+
+/// Defines [`Scheduler`]: one variant for each scheduler, named as in IPVS.
+macro_rules! registry {
+    ($($name:literal => $variant:ident($kind:ty),)+) => {
+        /// A scheduler of a service, one of those registered.
+        #[derive(Debug)]
+        pub enum Scheduler {
+            $(#[doc = concat!("IPVS `", $name, "`.")] $variant($kind),)+
+        }
+
+        impl Scheduler {
+            /// The names of all schedulers, as `ipvsadm -s` takes them.
+            pub const NAMES: &[&str] = &[$($name),+];
+
+            /// Builds the scheduler called `name`; `None` if there is none of that name.
+            ///
+            /// `previous` is the scheduler that this one replaces in the same service: what must
+            /// survive an edit is taken over if it is of the same kind. Build one for every
+            /// single change, in order, as mh's memory of weights goes from one to the next.
+            /// Runs on the control thread; may allocate.
+            pub fn by_name(
+                name: &str,
+                reals: &[Candidate],
+                flags: SchedFlags,
+                previous: Option<&Self>,
+            ) -> Option<Self> {
+                match name {
+                    $($name => {
+                        let previous = match previous {
+                            Some(Self::$variant(previous)) => Some(previous),
+                            _ => None,
+                        };
+                        Some(Self::$variant(<$kind>::new(reals, flags, previous)))
+                    })+
+                    _ => None,
+                }
+            }
+
+            /// Its name.
+            pub const fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$variant(_) => $name,)+
+                }
+            }
+
+            /// [`Schedule::changed`].
+            pub fn changed(&self, reals: &[Candidate], state: &SchedState, change: Change) {
+                match self {
+                    $(Self::$variant(scheduler) => scheduler.changed(reals, state, change),)+
+                }
+            }
+
+            /// [`Schedule::pick`].
+            #[inline]
+            pub fn pick(
+                &self,
+                pick: &Pick<'_>,
+                state: &SchedState,
+                rng: &mut Rng,
+            ) -> Option<usize> {
+                match self {
+                    $(Self::$variant(scheduler) => scheduler.pick(pick, state, rng),)+
+                }
+            }
+        }
+    };
+}
+
+registry! {
+    "rr" => RoundRobin(rr::RoundRobin),
+    "wrr" => WeightedRoundRobin(wrr::WeightedRoundRobin),
+    "lc" => LeastConnection(lc::LeastConnection),
+    "wlc" => WeightedLeastConnection(wlc::WeightedLeastConnection),
+    "sh" => SourceHashing(sh::SourceHashing),
+    "dh" => DestinationHashing(dh::DestinationHashing),
+    "sed" => ShortestExpectedDelay(sed::ShortestExpectedDelay),
+    "nq" => NeverQueue(nq::NeverQueue),
+    "fo" => FailOver(fo::FailOver),
+    "ovf" => Overflow(ovf::Overflow),
+    "mh" => MaglevHashing(mh::MaglevHashing),
+    "twos" => PowerOfTwo(twos::PowerOfTwo),
 }
 
 /// Picks a real server for a new flow.
