@@ -7,3 +7,20 @@
 //! however it ends.
 
 pub mod rules;
+
+#[cfg(any(test, feature = "xsk"))]
+mod tables;
+
+#[cfg(feature = "xsk")]
+mod attach;
+#[cfg(feature = "xsk")]
+mod program;
+
+#[cfg(feature = "xsk")]
+pub use attach::{AttachMode, Attachment, Mode, ShieldHook};
+#[cfg(feature = "xsk")]
+pub use program::{Limits, MAX_INTERFACES, MAX_QUEUES, Steering, SteeringCounters, SteeringError};
+
+#[cfg(feature = "xsk")]
+#[cfg(test)]
+mod decisions;

@@ -1,0 +1,219 @@
+//! Where the steering programs hang.
+//!
+//! The rule: a hook goes away with the process, however it ends. XDP and tcx hooks are links,
+//! which the kernel closes with the last descriptor; the one exception, clsact on kernels without
+//! tcx (before 6.6), is reported and cleaned up at the next start.
+//! Source: Linux net/core/dev.c (`dev_xdp_attach`), kernel/bpf/tcx.c.
+
+use std::{fmt, io};
+
+use aya::{
+    programs::{
+        LinkOrder, ProgramError, TcAttachType, XdpMode,
+        links::FdLink,
+        tc::{
+            NlOptions, SchedClassifierLink, TcAttachOptions, TcError, qdisc_add_clsact,
+            qdisc_detach_program,
+        },
+    },
+    util::KernelVersion,
+};
+
+use super::program::{Programs as _, SHIELD, Steering, SteeringError};
+use crate::verdict::DeviceId;
+
+/// Which XDP mode is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AttachMode {
+    /// Native, or generic where the driver cannot.
+    #[default]
+    Auto,
+    /// In the driver, or not at all.
+    Native,
+    /// In the kernel's stack: works on every interface, slower.
+    Generic,
+}
+
+/// Which XDP mode was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The driver runs the program.
+    Native,
+    /// The kernel's stack runs the program.
+    Generic,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        })
+    }
+}
+
+/// What [`Steering::attach`] reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The mode.
+    pub mode: Mode,
+    /// Why it is not native, where that was tried.
+    pub native_refused: Option<String>,
+}
+
+/// How [`Steering::shield`] hangs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShieldHook {
+    /// A link; gone with the process.
+    Tcx,
+    /// A filter of the clsact qdisc; after a crash it stays until the next start.
+    Clsact,
+}
+
+/// Everything attached, in order.
+#[derive(Debug, Default)]
+pub(super) struct Hooks {
+    steered: Vec<FdLink>,
+    shielded: Vec<SchedClassifierLink>,
+}
+
+impl Steering {
+    /// Attaches the program to an interface's XDP hook, as `slot`. Steers nothing before sockets
+    /// are registered and rules followed.
+    ///
+    /// # Errors
+    ///
+    /// [`SteeringError::OtherProgram`] if another XDP program is there, [`SteeringError::Attach`]
+    /// with the kernel's reason, and those of their names.
+    pub fn attach(
+        &mut self,
+        slot: DeviceId,
+        interface: &str,
+        mode: AttachMode,
+    ) -> Result<Attachment, SteeringError> {
+        let index = interface_index(interface)?;
+        if !kernel_since(5, 9) {
+            return Err(SteeringError::NoLink { interface: interface.into() });
+        }
+        self.name_slot(slot, index)?;
+        match mode {
+            AttachMode::Native => self.attach_as(interface, index, Mode::Native),
+            AttachMode::Generic => self.attach_as(interface, index, Mode::Generic),
+            AttachMode::Auto => match self.attach_as(interface, index, Mode::Native) {
+                Err(SteeringError::Attach { reason, .. }) => {
+                    let reached = self.attach_as(interface, index, Mode::Generic)?;
+                    Ok(Attachment { native_refused: Some(reason), ..reached })
+                }
+                other => other,
+            },
+        }
+    }
+
+    fn attach_as(
+        &mut self,
+        interface: &str,
+        index: u32,
+        mode: Mode,
+    ) -> Result<Attachment, SteeringError> {
+        let (flag, name) = match mode {
+            Mode::Native => (XdpMode::Driver, "native"),
+            Mode::Generic => (XdpMode::Skb, "generic"),
+        };
+        let program = self.bpf.steer();
+        let link = program.attach_to_if_index(index, flag).map_err(|error| {
+            if matches!(errno(&error), Some(libc::EBUSY | libc::EEXIST)) {
+                return SteeringError::OtherProgram { interface: interface.into() };
+            }
+            let reason = said(&error);
+            SteeringError::Attach { interface: interface.into(), mode: name, reason }
+        })?;
+        let link = program.take_link(link)?;
+        let Ok(link) = link.try_into() else {
+            return Err(SteeringError::NoLink { interface: interface.into() });
+        };
+        self.hooks.steered.push(link);
+        Ok(Attachment { mode, native_refused: None })
+    }
+
+    /// Keeps the host's stack from seeing what the rules name: for interfaces read by a raw
+    /// socket, whose taps run before this hook.
+    ///
+    /// # Errors
+    ///
+    /// [`SteeringError::Attach`] with the kernel's reason.
+    pub fn shield(&mut self, interface: &str) -> Result<ShieldHook, SteeringError> {
+        let hook = if kernel_since(6, 6) { ShieldHook::Tcx } else { ShieldHook::Clsact };
+        self.shield_by(interface, hook)
+    }
+
+    fn shield_by(
+        &mut self,
+        interface: &str,
+        hook: ShieldHook,
+    ) -> Result<ShieldHook, SteeringError> {
+        interface_index(interface)?;
+        let refused = |reason| SteeringError::Attach {
+            interface: interface.into(),
+            mode: "tc ingress",
+            reason,
+        };
+        let options = match hook {
+            ShieldHook::Tcx => TcAttachOptions::TcxOrder(LinkOrder::first()),
+            ShieldHook::Clsact => {
+                prepare_clsact(interface).map_err(|error| refused(error.to_string()))?;
+                TcAttachOptions::Netlink(NlOptions { priority: 1, ..NlOptions::default() })
+            }
+        };
+        let program = self.bpf.shield();
+        let link = program
+            .attach_with_options(interface, TcAttachType::Ingress, options)
+            .map_err(|error| refused(said(&error)))?;
+        let link = program.take_link(link)?;
+        self.hooks.shielded.push(link);
+        Ok(hook)
+    }
+}
+
+/// Makes sure of the clsact qdisc, and that no shield of a crashed process hangs there.
+fn prepare_clsact(interface: &str) -> Result<(), TcError> {
+    // An error here is that the qdisc is there already; if it is another one, attaching tells.
+    _ = qdisc_add_clsact(interface);
+    match qdisc_detach_program(interface, TcAttachType::Ingress, SHIELD) {
+        Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Whether the kernel is at least that new; one that does not say is taken for old.
+fn kernel_since(major: u8, minor: u8) -> bool {
+    KernelVersion::current().is_ok_and(|current| current >= KernelVersion::new(major, minor, 0))
+}
+
+/// The kernel's number of an interface.
+fn interface_index(interface: &str) -> Result<u32, SteeringError> {
+    let unknown = |_| SteeringError::NoSuchInterface { interface: interface.into() };
+    let socket =
+        rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)
+            .map_err(unknown)?;
+    rustix::net::netdevice::name_to_index(&socket, interface).map_err(unknown)
+}
+
+/// The kernel's error number behind an error of aya.
+fn errno(error: &ProgramError) -> Option<i32> {
+    let mut source: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return error.raw_os_error();
+        }
+        source = error.source();
+    }
+    None
+}
+
+/// What the kernel said, in its own words where it has some.
+fn said(error: &ProgramError) -> String {
+    errno(error).map_or_else(
+        || error.to_string(),
+        |number| io::Error::from_raw_os_error(number).to_string(),
+    )
+}
