@@ -168,6 +168,7 @@ mod tests {
             real: at(3, 8080),
             packets: (5, 4),
             bytes: (500, 4000),
+            engine: None,
         });
         let want =
             |address: &str, port| Some(v1::SocketAddress { address: address.to_owned(), port });

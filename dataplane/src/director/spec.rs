@@ -166,6 +166,17 @@ pub struct FlowInfo {
     pub packets: (u64, u64),
     /// Octets from and to the client.
     pub bytes: (u64, u64),
+    /// What its persistence engine keeps with it, if it has one.
+    pub engine: Option<EngineData>,
+}
+
+/// What a persistence engine keeps with a flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineData {
+    /// The engine: `sip`.
+    pub name: String,
+    /// Its data as text: for sip the Call-ID.
+    pub data: String,
 }
 
 /// Seconds of the three time-outs that `ipvsadm --set` changes.
