@@ -24,3 +24,4 @@ pub mod io;
 pub mod steering;
 
 pub mod director;
+pub mod ipvsadm;

@@ -1,0 +1,9 @@
+//! ipvsadm's language against what ipvsadm 1.31 on Linux 6.1.176 printed, octet for octet.
+
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail by panicking")]
+
+mod dialect;
+mod errors;
+mod golden;
+mod listings;
+mod model;
