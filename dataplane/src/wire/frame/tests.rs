@@ -59,7 +59,7 @@ fn mend(frame: &mut [u8]) {
 /// Both ways give the same result where the hot one gives any.
 fn both(frame: &[u8]) -> Result<Parsed, DropReason> {
     let result = general(frame);
-    if let Some(hot) = hot(frame) {
+    for hot in [hot_v4(frame), hot_v6(frame)].into_iter().flatten() {
         assert_eq!(Ok(hot), result);
     }
     result
@@ -75,13 +75,24 @@ fn changed(hex: &str, at: usize, new: &[u8]) -> Result<Parsed, DropReason> {
 
 #[test]
 fn a_tcp_segment_takes_the_hot_way() {
-    let parsed = hot(&octets(SYN)).unwrap();
+    let parsed = hot_v4(&octets(SYN)).unwrap();
     assert_eq!(parsed.kind, Kind::Flow);
     assert_eq!((parsed.key.source, parsed.key.source_port), (addr("10.9.0.7"), 40001));
     assert_eq!((parsed.key.destination, parsed.key.destination_port), (addr("10.0.0.1"), 80));
     assert_eq!((parsed.flags, parsed.ttl, parsed.short), (0x02, 64, false));
     assert_eq!((parsed.l3, parsed.l4, parsed.end), (14, 34, 74));
     assert_eq!(both(&octets(SYN)), Ok(parsed));
+}
+
+#[test]
+fn ipv6_has_a_hot_way_of_its_own() {
+    let mut frame = octets(OPTIONS6);
+    frame.drain(54..62);
+    frame[19] -= 8;
+    frame[20] = protocol::TCP;
+    let parsed = hot_v6(&frame).unwrap();
+    assert_eq!((parsed.l3, parsed.l4, parsed.end, parsed.flags), (14, 54, 80, 0x18));
+    assert_eq!(both(&frame), Ok(parsed));
 }
 
 #[test]
