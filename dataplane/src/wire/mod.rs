@@ -23,13 +23,36 @@ pub mod protocol {
     pub const SCTP: u8 = 132;
 }
 
+pub mod arp;
 pub mod checksum;
+pub mod crc32c;
 pub mod ethernet;
 pub mod extension;
 pub mod frame;
+pub mod gre;
+pub mod gue;
 pub mod icmp;
+pub mod ipv4;
+pub mod ipv4_options;
+pub mod ipv6;
 pub mod quote;
+pub mod reply;
+pub mod sctp;
+pub mod tcp;
+pub mod udp;
 pub mod vlan;
+
+/// The `N` octets of a frame at `offset`, where a header was found; `None` if they are not there.
+#[inline]
+pub fn at<const N: usize>(frame: &[u8], offset: usize) -> Option<&[u8; N]> {
+    frame.get(offset..)?.first_chunk()
+}
+
+/// The same, to be written.
+#[inline]
+pub fn at_mut<const N: usize>(frame: &mut [u8], offset: usize) -> Option<&mut [u8; N]> {
+    frame.get_mut(offset..)?.first_chunk_mut()
+}
 
 /// The two octets at `at`, which must lie within.
 #[inline]
