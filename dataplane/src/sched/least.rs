@@ -8,7 +8,17 @@ use super::Pick;
 /// The real server that takes new flows with the least `cost` per weight; of several the first.
 #[inline]
 pub(super) fn per_weight(pick: &Pick<'_>, cost: impl Fn(usize) -> u64) -> Option<usize> {
-    let mut candidates = (0..pick.reals.len()).filter(|&i| pick.takes(i));
+    among(pick, 0..pick.reals.len(), cost)
+}
+
+/// The same among the real servers at `indices`, in their order.
+#[inline]
+pub(super) fn among(
+    pick: &Pick<'_>,
+    indices: impl Iterator<Item = usize>,
+    cost: impl Fn(usize) -> u64,
+) -> Option<usize> {
+    let mut candidates = indices.filter(|&i| pick.takes(i));
     let mut least = candidates.next()?;
     let mut least_cost = cost(least);
     for index in candidates {

@@ -5,9 +5,12 @@
 //! of the list. What must survive an edit and be shared by the workers (rr's position, wrr's
 //! level) lives in [`SchedState`], outside of the immutable snapshot.
 
+mod cache;
 mod dh;
 mod fo;
 mod hash;
+mod lblc;
+mod lblcr;
 mod lc;
 mod least;
 mod mh;
@@ -220,6 +223,8 @@ registry! {
     "wrr" => WeightedRoundRobin(wrr::WeightedRoundRobin),
     "lc" => LeastConnection(lc::LeastConnection),
     "wlc" => WeightedLeastConnection(wlc::WeightedLeastConnection),
+    "lblc" => LocalityLeastConnection(lblc::LocalityLeastConnection),
+    "lblcr" => ReplicatedLocality(lblcr::ReplicatedLocality),
     "sh" => SourceHashing(sh::SourceHashing),
     "dh" => DestinationHashing(dh::DestinationHashing),
     "sed" => ShortestExpectedDelay(sed::ShortestExpectedDelay),

@@ -94,7 +94,7 @@ impl Bench {
         self.pick_of(0, 0, Tick(0))
     }
 
-    fn pick_of(&self, client: u32, destination: u32, now: Tick) -> Pick<'_> {
+    pub(super) fn pick_of(&self, client: u32, destination: u32, now: Tick) -> Pick<'_> {
         Pick {
             reals: &self.reals,
             endpoints: &self.endpoints,
