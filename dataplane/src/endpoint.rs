@@ -78,10 +78,12 @@ pub struct Description {
     pub method: Method,
     /// [`AVAILABLE`] and its kin.
     pub flags: u16,
-    /// The path to it: an index into the snapshot's paths.
-    pub path: u32,
-    /// The service it belongs to: its index in the statistics.
-    pub service: u32,
+    /// Its weight; 0 takes no new flows.
+    pub weight: u32,
+    /// Upper connection threshold, 0 for none.
+    pub upper: u32,
+    /// Lower connection threshold, 0 for none.
+    pub lower: u32,
     /// Method's own octets: for gue the UDP port in the low 16 bits and the tunnel flags above.
     pub tunnel: u32,
 }
@@ -94,10 +96,10 @@ pub struct Endpoint {
     addr: [AtomicU64; 2],
     /// port 16, protocol 8, method 8, flags 16, sum 16 (from the low end).
     word: AtomicU64,
-    /// path 32, service 32.
-    place: AtomicU64,
-    /// tunnel 32.
+    /// weight 32, tunnel 32.
     tunnel: AtomicU64,
+    /// upper 32, lower 32.
+    thresholds: AtomicU64,
     /// Fills the line.
     _rest: [u64; 3],
     /// How busy it is.
@@ -118,6 +120,10 @@ pub struct Load {
     pub refs: AtomicU32,
     /// 1 while overloaded (`IP_VS_DEST_F_OVERLOAD`).
     pub overloaded: AtomicU32,
+    /// Path MTU learned from an ICMP error, in octets; 0 if none was.
+    pub learned_mtu: AtomicU32,
+    /// When it was learned, in ticks.
+    pub learned_at: AtomicU32,
 }
 
 impl Load {
@@ -126,12 +132,69 @@ impl Load {
     pub fn total(&self) -> u32 {
         self.active.load(Relaxed).wrapping_add(self.inactive.load(Relaxed))
     }
+
+    /// Moves a flow from inactive to active or back.
+    #[inline]
+    pub fn shift(&self, to_active: bool) {
+        let (more, less) =
+            if to_active { (&self.active, &self.inactive) } else { (&self.inactive, &self.active) };
+        more.fetch_add(1, Relaxed);
+        less.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Endpoint {
+    /// A flow or a template now names this real server (`ip_vs_bind_dest`).
+    pub fn bind(&self, kind: Bound) {
+        self.counter(kind).fetch_add(1, Relaxed);
+        self.load.refs.fetch_add(1, Relaxed);
+        let (upper, _) = self.thresholds();
+        if upper != 0 && self.load.total() >= upper {
+            self.load.overloaded.store(1, Relaxed);
+        }
+    }
+
+    /// It does no longer (`ip_vs_unbind_dest`).
+    pub fn unbind(&self, kind: Bound) {
+        self.counter(kind).fetch_sub(1, Relaxed);
+        self.load.refs.fetch_sub(1, Relaxed);
+        let (upper, lower) = self.thresholds();
+        let total = self.load.total();
+        let clear = match (upper, lower) {
+            (_, 1..) => total < lower,
+            (1.., _) => u64::from(total) * 4 < u64::from(upper) * 3,
+            _ => self.load.overloaded.load(Relaxed) != 0,
+        };
+        if clear {
+            self.load.overloaded.store(0, Relaxed);
+        }
+    }
+
+    /// The counter that a bound thing is in.
+    const fn counter(&self, kind: Bound) -> &AtomicU32 {
+        match kind {
+            Bound::Active => &self.load.active,
+            Bound::Inactive => &self.load.inactive,
+            Bound::Template => &self.load.persistent,
+        }
+    }
+}
+
+/// As what something in the table counts at its real server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// An active flow.
+    Active,
+    /// An inactive flow.
+    Inactive,
+    /// A persistence template.
+    Template,
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "fields are packed into words on purpose")]
 impl Endpoint {
-    /// Writes the description. Control only, while no flow names the endpoint, but for `path`,
-    /// `flags`, `method` and `tunnel`, which may change under living flows.
+    /// Writes the description. Control only; address, port and protocol only while no flow names
+    /// the endpoint, the rest may change under living flows.
     pub fn describe(&self, d: &Description) {
         let bits = d.addr.bits();
         self.addr[0].store((bits >> 64) as u64, Relaxed);
@@ -145,23 +208,24 @@ impl Endpoint {
                 | u64::from(sum) << 48,
             Relaxed,
         );
-        self.place.store(u64::from(d.path) | u64::from(d.service) << 32, Relaxed);
-        self.tunnel.store(u64::from(d.tunnel), Relaxed);
+        self.tunnel.store(u64::from(d.weight) | u64::from(d.tunnel) << 32, Relaxed);
+        self.thresholds.store(u64::from(d.upper) | u64::from(d.lower) << 32, Relaxed);
     }
 
     /// Reads the description back.
     pub fn description(&self) -> Description {
         let word = self.word.load(Relaxed);
-        let place = self.place.load(Relaxed);
+        let (upper, lower) = self.thresholds();
         Description {
             addr: self.addr(),
             port: word as u16,
             protocol: (word >> 16) as u8,
             method: Method::from_number((word >> 24) as u8),
             flags: (word >> 32) as u16,
-            path: place as u32,
-            service: (place >> 32) as u32,
-            tunnel: self.tunnel.load(Relaxed) as u32,
+            weight: self.weight(),
+            upper,
+            lower,
+            tunnel: self.tunnel(),
         }
     }
 
@@ -196,22 +260,23 @@ impl Endpoint {
         Method::from_number((self.word.load(Relaxed) >> 24) as u8)
     }
 
-    /// Index of the path in the snapshot.
+    /// The weight.
     #[inline]
-    pub fn path(&self) -> u32 {
-        self.place.load(Relaxed) as u32
+    pub fn weight(&self) -> u32 {
+        self.tunnel.load(Relaxed) as u32
     }
 
-    /// Index of the service in the statistics.
+    /// Upper and lower connection threshold, 0 for none.
     #[inline]
-    pub fn service(&self) -> u32 {
-        (self.place.load(Relaxed) >> 32) as u32
+    pub fn thresholds(&self) -> (u32, u32) {
+        let both = self.thresholds.load(Relaxed);
+        (both as u32, (both >> 32) as u32)
     }
 
     /// Tunnel parameters.
     #[inline]
     pub fn tunnel(&self) -> u32 {
-        self.tunnel.load(Relaxed) as u32
+        (self.tunnel.load(Relaxed) >> 32) as u32
     }
 }
 
@@ -264,6 +329,31 @@ mod tests {
     use std::net::Ipv4Addr;
 
     #[test]
+    fn overload_is_set_at_a_bind_and_cleared_at_an_unbind() {
+        // ip_vs_conn.c: set when total >= upper at a bind; cleared below lower, or below 3/4 upper.
+        let endpoint = Endpoint::default();
+        endpoint.describe(&Description { upper: 4, lower: 2, ..Description::default() });
+        for _ in 0..4 {
+            endpoint.bind(Bound::Active);
+        }
+        assert_eq!(endpoint.load.overloaded.load(Relaxed), 1);
+        endpoint.unbind(Bound::Active);
+        endpoint.unbind(Bound::Active);
+        assert_eq!(endpoint.load.overloaded.load(Relaxed), 1);
+        endpoint.unbind(Bound::Active);
+        assert_eq!(endpoint.load.overloaded.load(Relaxed), 0);
+        endpoint.describe(&Description { upper: 4, lower: 0, ..Description::default() });
+        for _ in 0..3 {
+            endpoint.bind(Bound::Inactive);
+        }
+        assert_eq!(endpoint.load.overloaded.load(Relaxed), 1);
+        endpoint.unbind(Bound::Inactive);
+        assert_eq!(endpoint.load.overloaded.load(Relaxed), 1);
+        endpoint.unbind(Bound::Inactive);
+        assert_eq!(endpoint.load.overloaded.load(Relaxed), 0);
+    }
+
+    #[test]
     fn a_description_comes_back_as_it_was() {
         let endpoints = Endpoints::new(4);
         let d = Description {
@@ -272,8 +362,9 @@ mod tests {
             protocol: 6,
             method: Method::Ipip,
             flags: AVAILABLE,
-            path: 7,
-            service: 3,
+            weight: 7,
+            upper: 3,
+            lower: 2,
             tunnel: 0x1_17c0,
         };
         endpoints.get(EndpointId(2)).describe(&d);

@@ -1,4 +1,134 @@
 //! The immutable configuration a worker reads: services, real servers, paths and settings.
 //!
 //! Control compiles one snapshot per change and hands it to every worker, who swaps it between
-//! two bursts. Nothing in it is written on the packet path.
+//! two bursts. Nothing in it is written on the packet path; what is shared and changes (loads,
+//! a scheduler's position) is behind it in [`crate::endpoint::Endpoints`] and [`SchedState`].
+//! Source of the lookup order: Linux `net/netfilter/ipvs/ip_vs_ctl.c`, `ip_vs_service_find`.
+
+use std::sync::Arc;
+
+use hashbrown::{HashMap, HashSet};
+
+use crate::{
+    addr::Addr,
+    director::spec::ServiceKey,
+    endpoint::EndpointId,
+    flow::{FlowKey, timeout::Timeouts},
+    route::{Path, Routes},
+    sched::{Candidate, SchedState, Scheduler},
+};
+
+/// The IPVS sysctls that the packet path obeys (`net.ipv4.vs.*`), with the kernel's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Flows to a removed real server: `false` drops their packets silently, `true` lets them go
+    /// at once. Default `false`.
+    pub expire_nodest_conn: bool,
+    /// Bit 0: a SYN in TIME_WAIT or CLOSE is scheduled anew; bit 1: in FIN_WAIT too, where no
+    /// answer was seen. Default 1.
+    pub conn_reuse_mode: u8,
+    /// Any TCP packet but RST opens a flow. Default `false`.
+    pub sloppy_tcp: bool,
+    /// Any SCTP packet opens a flow. Default `false`.
+    pub sloppy_sctp: bool,
+    /// The stricter TCP table is in force (`secure_tcp` 3). Default `false`.
+    pub secure_tcp: bool,
+    /// A real server's packet without a flow is answered by an ICMP error. Default `false`.
+    pub nat_icmp_send: bool,
+    /// Templates to a real server of weight 0 are ignored. Default `false`.
+    pub expire_quiescent_template: bool,
+    /// An ICMP error may open a flow. Default `false`.
+    pub schedule_icmp: bool,
+    /// Tunnels set DF and say "too big". Default `true`.
+    pub pmtu_disc: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            expire_nodest_conn: false,
+            conn_reuse_mode: 1,
+            sloppy_tcp: false,
+            sloppy_sctp: false,
+            secure_tcp: false,
+            nat_icmp_send: false,
+            expire_quiescent_template: false,
+            schedule_icmp: false,
+            pmtu_disc: true,
+        }
+    }
+}
+
+/// `-p` and `-M` of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Persistence {
+    /// How long a client stays with its real server, in ticks.
+    pub timeout: u32,
+    /// ANDed to the client's address; all ones in the mapped prefix of IPv4.
+    pub mask: u128,
+}
+
+/// A service as a worker reads it.
+#[derive(Debug)]
+pub struct Service {
+    /// What names it.
+    pub key: ServiceKey,
+    /// Its virtual endpoint; flows of port 0 and firewall-mark services have one of their own.
+    pub endpoint: EndpointId,
+    /// What picks the real server of a new flow.
+    pub scheduler: Scheduler,
+    /// What the scheduler remembers, across snapshots and workers.
+    pub state: Arc<SchedState>,
+    /// The real servers in the kernel's list order.
+    pub reals: Vec<Candidate>,
+    /// Persistence, if asked for.
+    pub persistence: Option<Persistence>,
+    /// Every datagram is scheduled by itself.
+    pub one_packet: bool,
+}
+
+/// Everything a worker reads.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Goes up by one with each change.
+    pub generation: u64,
+    /// The services.
+    pub services: Vec<Arc<Service>>,
+    /// Protocol, VIP and port to the index of a service.
+    pub exact: HashMap<(u8, Addr, u16), u32>,
+    /// All VIPs.
+    pub vips: HashSet<Addr>,
+    /// Protocol, address and port of the real servers whose replies are translated.
+    pub nat_reals: HashSet<(u8, Addr, u16)>,
+    /// The addresses among them, whose fragments are put together.
+    pub nat_addrs: HashSet<Addr>,
+    /// The path to each real server, by endpoint id.
+    pub paths: Vec<Path>,
+    /// The way to everyone else.
+    pub routes: Arc<Routes>,
+    /// Settings.
+    pub settings: Settings,
+    /// Time-outs.
+    pub timeouts: Timeouts,
+}
+
+impl Snapshot {
+    /// The service that takes packets with this key; exact address and port, then port 0 of the
+    /// same address.
+    pub fn find(&self, key: &FlowKey) -> Option<&Service> {
+        let place = |port| self.exact.get(&(key.protocol, key.destination, port));
+        let index = place(key.destination_port).or_else(|| place(0))?;
+        self.services.get(*index as usize).map(Arc::as_ref)
+    }
+
+    /// Whether this is the address of a service.
+    pub fn is_vip(&self, addr: Addr) -> bool {
+        self.vips.contains(&addr)
+    }
+
+    /// The path to a real server; [`Path::NONE`] for one that this snapshot does not know yet.
+    #[inline]
+    pub fn path(&self, real: EndpointId) -> &Path {
+        self.paths.get(real.0 as usize).unwrap_or(&Path::NONE)
+    }
+}

@@ -79,10 +79,6 @@ reasons! {
     NoTailroom => "no-tailroom",
     /// Overlapping, oversized or contradictory fragments (RFC 5722, RFC 8200 section 4.5).
     BadFragment => "bad-fragment",
-    /// A fragment that came when the reassembly store was full.
-    FragmentStoreFull => "fragment-store-full",
-    /// A fragment whose datagram was not complete in time.
-    FragmentTimeout => "fragment-timeout",
     /// An ICMP error about a flow that cannot be passed on by the flow's method.
     IcmpUntranslatable => "icmp-untranslatable",
     /// An answer was due but the rate limit for answers was reached.

@@ -1,6 +1,224 @@
 //! The director: what should be, with IPVS's rules of changing it, compiled into snapshots.
 //!
 //! Pure: no I/O, no clock. `xvsd` drives it from gRPC, `conform` and `replay` from rule texts.
+//! A change is checked first and then made whole; a refused change changes nothing. Each change
+//! rebuilds only its own service; [`Director::compile`] gathers the rest by reference.
+//! Source of the rules: Linux `net/netfilter/ipvs/ip_vs_ctl.c`.
 
+mod apply;
+mod check;
+mod compile;
 pub mod network;
+mod reals;
+mod services;
+mod settings;
 pub mod spec;
+mod trash;
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use self::{
+    network::Network,
+    spec::{Counters, DirectorError, RealSpec, ServiceKey, ServiceSpec},
+    trash::Trash,
+};
+use crate::{
+    addr::Addr,
+    endpoint::{Description, EndpointId, Endpoints},
+    flow::timeout::Timeouts,
+    route::{Path, Routes},
+    sched::SchedState,
+    service::{Service, Settings},
+    stats::Stats,
+};
+
+pub use apply::{Applied, ApplyError, Desired};
+pub use settings::SETTINGS;
+
+/// A real server as the director keeps it.
+#[derive(Clone, Debug)]
+struct RealEntry {
+    /// As asked for.
+    spec: RealSpec,
+    /// Its endpoint.
+    id: EndpointId,
+    /// Where its counters stood when they were zeroed.
+    zero: Counters,
+    /// Where they stood when it joined its service, or when the service was zeroed.
+    joined: Counters,
+}
+
+/// A service as the director keeps it.
+#[derive(Debug)]
+struct ServiceEntry {
+    /// As asked for.
+    spec: ServiceSpec,
+    /// Its virtual endpoint.
+    endpoint: EndpointId,
+    /// What its scheduler remembers.
+    state: Arc<SchedState>,
+    /// Its real servers, last added first.
+    reals: Vec<RealEntry>,
+    /// What real servers that left had counted.
+    carried: Counters,
+    /// What the workers get.
+    compiled: Arc<Service>,
+}
+
+/// The desired state of the box.
+#[derive(Debug)]
+pub struct Director {
+    /// Services in the order in which they were added.
+    services: Vec<ServiceEntry>,
+    /// Place of each service in `services`.
+    places: HashMap<ServiceKey, usize>,
+    /// Endpoints that were removed and may still be named by flows.
+    trash: Trash,
+    /// Endpoint ids that nothing names; the last is given out next.
+    free: Vec<EndpointId>,
+    /// Shared with the workers.
+    endpoints: Arc<Endpoints>,
+    /// Where the workers count.
+    stats: Stats,
+    /// Path to each real server by endpoint id.
+    paths: Vec<Path>,
+    /// What the kernel says.
+    network: Network,
+    /// The same, compiled.
+    routes: Arc<Routes>,
+    /// IPVS sysctls.
+    settings: Settings,
+    /// Time-outs.
+    timeouts: Timeouts,
+    /// Of the last compiled state.
+    generation: u64,
+}
+
+impl Director {
+    /// An empty director over endpoints and counters that the workers share.
+    pub fn new(endpoints: Arc<Endpoints>, stats: Stats) -> Self {
+        let ids = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
+        Self {
+            services: Vec::new(),
+            places: HashMap::new(),
+            trash: Trash::default(),
+            free: (1..ids).rev().map(EndpointId).collect(),
+            endpoints,
+            stats,
+            paths: Vec::new(),
+            network: Network::default(),
+            routes: Arc::new(Routes::default()),
+            settings: Settings::default(),
+            timeouts: Timeouts::default(),
+            generation: 0,
+        }
+    }
+
+    /// The generation of the state as it is now; goes up with every change.
+    pub const fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// How many endpoints can be at most, virtual and real.
+    pub fn capacity(&self) -> usize {
+        self.endpoints.len() - 1
+    }
+
+    /// The service with this key.
+    fn service(&self, key: &ServiceKey) -> Result<&ServiceEntry, DirectorError> {
+        self.places.get(key).map(|&at| &self.services[at]).ok_or(DirectorError::NoSuchService)
+    }
+
+    /// The service with this key, to be changed.
+    fn service_mut(&mut self, key: &ServiceKey) -> Result<&mut ServiceEntry, DirectorError> {
+        let at = *self.places.get(key).ok_or(DirectorError::NoSuchService)?;
+        Ok(&mut self.services[at])
+    }
+
+    /// Takes an endpoint id that nothing names.
+    fn allocate(&mut self, what: &'static str) -> Result<EndpointId, DirectorError> {
+        let limit = self.capacity();
+        self.free.pop().ok_or(DirectorError::Full { what, limit })
+    }
+
+    /// A real server's counters, from the start of the process.
+    fn counted(&self, id: EndpointId) -> Counters {
+        self.stats.endpoint(id)
+    }
+
+    /// Replaces what is known about the network; every path is looked up anew.
+    pub fn set_network(&mut self, network: Network) {
+        let generation = self.routes.generation.wrapping_add(1).max(1);
+        self.routes = Arc::new(Routes::new(&network, generation));
+        self.network = network;
+        let reals: Vec<_> = self.real_endpoints().collect();
+        for (id, addr) in reals {
+            self.resolve(id, addr);
+        }
+        self.generation += 1;
+    }
+
+    /// What is known about the network.
+    pub const fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Looks up the path to a real server.
+    fn resolve(&mut self, id: EndpointId, addr: Addr) {
+        let at = id.0 as usize;
+        if self.paths.len() <= at {
+            self.paths.resize(at + 1, Path::NONE);
+        }
+        self.paths[at] = self.routes.path(addr);
+    }
+
+    /// Every real server that flows may name: the present ones and those in the trash.
+    fn real_endpoints(&self) -> impl Iterator<Item = (EndpointId, Addr)> + '_ {
+        let present = self.services.iter().flat_map(|s| &s.reals).map(|r| (r.id, r.spec.addr));
+        present.chain(self.trash.reals().map(|t| (t.id, t.addr)))
+    }
+
+    /// Writes a real server's description where the workers read it.
+    fn describe(&self, id: EndpointId, protocol: u8, spec: &RealSpec, flags: u16) {
+        self.endpoints.get(id).describe(&Description {
+            addr: spec.addr,
+            port: spec.port,
+            protocol,
+            method: spec.method,
+            flags,
+            weight: spec.weight,
+            upper: spec.upper,
+            lower: spec.lower,
+            tunnel: u32::from(spec.tunnel.port)
+                | u32::from(spec.tunnel.checksum) << 16
+                | u32::from(spec.tunnel.remote_checksum) << 17,
+        });
+    }
+}
+
+/// Field by field, for counters that only grow.
+fn less(a: Counters, b: Counters) -> Counters {
+    Counters {
+        conns: a.conns.wrapping_sub(b.conns),
+        in_packets: a.in_packets.wrapping_sub(b.in_packets),
+        out_packets: a.out_packets.wrapping_sub(b.out_packets),
+        in_bytes: a.in_bytes.wrapping_sub(b.in_bytes),
+        out_bytes: a.out_bytes.wrapping_sub(b.out_bytes),
+    }
+}
+
+/// Field by field.
+fn plus(a: Counters, b: Counters) -> Counters {
+    Counters {
+        conns: a.conns.wrapping_add(b.conns),
+        in_packets: a.in_packets.wrapping_add(b.in_packets),
+        out_packets: a.out_packets.wrapping_add(b.out_packets),
+        in_bytes: a.in_bytes.wrapping_add(b.in_bytes),
+        out_bytes: a.out_bytes.wrapping_add(b.out_bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests;

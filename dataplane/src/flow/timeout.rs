@@ -73,6 +73,15 @@ impl Timeouts {
         }
     }
 
+    /// The three values that [`Timeouts::set`] changes, in its order, in seconds.
+    pub const fn changeable(&self) -> (u32, u32, u32) {
+        (
+            self.seconds(TCP + tcp::State::Established as u8),
+            self.seconds(TCP + tcp::State::FinWait as u8),
+            self.seconds(UDP),
+        )
+    }
+
     /// Stores seconds.
     fn put(&mut self, class: u8, seconds: u32) {
         self.0[usize::from(class)] = seconds.min(SECONDS_MAX) * TICKS_PER_SECOND;

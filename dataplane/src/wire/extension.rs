@@ -24,7 +24,7 @@ pub const FRAGMENT_LEN: usize = 8;
 
 /// Extension headers walked over at most; a packet with more is malformed. RFC 8200, section 4.1,
 /// needs six: hop-by-hop, destination, routing, fragment, authentication, destination.
-const HEADERS_MAX: usize = 8;
+pub const HEADERS_MAX: usize = 8;
 
 /// Where a walk ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,126 @@
+//! Real servers: added, edited, deleted.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{
+    Director, RealEntry, check, less, plus,
+    spec::{DirectorError, RealSpec, ServiceKey},
+};
+use crate::{
+    addr::Addr,
+    endpoint::{AVAILABLE, EndpointId},
+    sched::Change,
+};
+
+impl Director {
+    /// Adds a real server at the head of its service's list. One that was removed and still has
+    /// flows comes back with them.
+    ///
+    /// # Errors
+    ///
+    /// No such service, it exists, its description is wrong, or there is no room.
+    pub fn add_real(&mut self, key: &ServiceKey, spec: &RealSpec) -> Result<(), DirectorError> {
+        let entry = self.service(key)?;
+        if entry.reals.iter().any(|real| same(real, spec.addr, spec.port)) {
+            return Err(DirectorError::RealExists);
+        }
+        check::real(key, spec)?;
+        let at = self.places[key];
+        let (id, zero) = match self.trash.take_real(key, spec.addr, spec.port) {
+            Some(returned) => returned,
+            None => {
+                let id = self.allocate("real server")?;
+                (id, self.counted(id))
+            }
+        };
+        let counted = self.counted(id);
+        self.renew(id, protocol(key), spec);
+        self.resolve(id, spec.addr);
+        let entry = &mut self.services[at];
+        entry.reals.insert(0, RealEntry { spec: *spec, id, zero, joined: counted });
+        entry.rebuild(Change::Added(id));
+        self.generation += 1;
+        Ok(())
+    }
+
+    /// Edits a real server's method, tunnel, weight and thresholds. Flows it has keep their
+    /// method.
+    ///
+    /// # Errors
+    ///
+    /// No such service or real server, or its new description is wrong.
+    pub fn edit_real(&mut self, key: &ServiceKey, spec: &RealSpec) -> Result<(), DirectorError> {
+        let entry = self.service(key)?;
+        let place = entry.reals.iter().position(|real| same(real, spec.addr, spec.port));
+        let place = place.ok_or(DirectorError::NoSuchReal)?;
+        check::real(key, spec)?;
+        let id = entry.reals[place].id;
+        self.renew(id, protocol(key), spec);
+        let entry = self.service_mut(key)?;
+        entry.reals[place].spec = *spec;
+        entry.rebuild(Change::Edited(id));
+        self.generation += 1;
+        Ok(())
+    }
+
+    /// Removes a real server; its flows live on in the trash.
+    ///
+    /// # Errors
+    ///
+    /// No such service or real server.
+    pub fn delete_real(
+        &mut self,
+        key: &ServiceKey,
+        addr: Addr,
+        port: u16,
+    ) -> Result<(), DirectorError> {
+        let at = *self.places.get(key).ok_or(DirectorError::NoSuchService)?;
+        if !self.services[at].reals.iter().any(|real| same(real, addr, port)) {
+            return Err(DirectorError::NoSuchReal);
+        }
+        self.remove_real(at, addr, port);
+        self.generation += 1;
+        Ok(())
+    }
+
+    /// Describes a present real server; a raised or dropped upper threshold ends its overload
+    /// (`__ip_vs_update_dest`).
+    fn renew(&self, id: EndpointId, protocol: u8, spec: &RealSpec) {
+        let endpoint = self.endpoints.get(id);
+        let (upper, _) = endpoint.thresholds();
+        if spec.upper == 0 || spec.upper > upper {
+            endpoint.load.overloaded.store(0, Relaxed);
+        }
+        self.describe(id, protocol, spec, AVAILABLE);
+    }
+
+    /// Takes a real server that is there out of the service at `at`.
+    pub(super) fn remove_real(&mut self, at: usize, addr: Addr, port: u16) {
+        let entry = &mut self.services[at];
+        let key = entry.spec.key;
+        let Some(place) = entry.reals.iter().position(|real| same(real, addr, port)) else {
+            return;
+        };
+        let real = entry.reals.remove(place);
+        let before = place.checked_sub(1).map(|place| entry.reals[place].id);
+        entry.rebuild(Change::Removed { id: real.id, before });
+        let counted = less(self.counted(real.id), real.joined);
+        let entry = &mut self.services[at];
+        entry.carried = plus(entry.carried, counted);
+        self.describe(real.id, protocol(&key), &real.spec, 0);
+        self.discard_real(key, &real);
+    }
+}
+
+/// Whether this is the real server with that address and port.
+fn same(real: &RealEntry, addr: Addr, port: u16) -> bool {
+    real.spec.addr == addr && real.spec.port == port
+}
+
+/// The protocol of a service's real servers; 0 for a firewall mark, which takes any.
+pub(super) const fn protocol(key: &ServiceKey) -> u8 {
+    match key {
+        ServiceKey::Address { protocol, .. } => *protocol,
+        ServiceKey::Mark { .. } => 0,
+    }
+}

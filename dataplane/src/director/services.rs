@@ -1,0 +1,234 @@
+//! Services: added, edited, deleted, listed, zeroed.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use super::{
+    Director, ServiceEntry, check, less, plus,
+    spec::{Counters, DirectorError, Rates, RealInfo, ServiceInfo, ServiceKey, ServiceSpec},
+};
+use crate::{
+    addr::{Addr, Family},
+    clock::TICKS_PER_SECOND,
+    endpoint::{Description, EndpointId},
+    sched::{Candidate, Change, SchedState, Scheduler},
+    service::{Persistence, Service},
+};
+
+impl ServiceEntry {
+    /// The real servers as the scheduler sees them.
+    pub(super) fn candidates(&self) -> Vec<Candidate> {
+        let candidate = |real: &super::RealEntry| Candidate {
+            id: real.id,
+            addr: real.spec.addr,
+            port: real.spec.port,
+            weight: real.spec.weight,
+        };
+        self.reals.iter().map(candidate).collect()
+    }
+
+    /// Builds what the workers get, and tells the scheduler what has changed.
+    pub(super) fn rebuild(&mut self, change: Change) {
+        let reals = self.candidates();
+        let previous = &self.compiled.scheduler;
+        let same = previous.name() == self.spec.scheduler;
+        if !same {
+            self.state = Arc::new(SchedState::default());
+        }
+        let scheduler = Scheduler::by_name(
+            &self.spec.scheduler,
+            &reals,
+            self.spec.flags,
+            same.then_some(previous),
+        )
+        .expect("the scheduler's name was checked when the service was accepted");
+        scheduler.changed(&reals, &self.state, change);
+        self.compiled =
+            Arc::new(compiled(&self.spec, self.endpoint, scheduler, &self.state, reals));
+    }
+
+    /// The counters that listings show.
+    pub(super) fn counters(&self, director: &Director) -> Counters {
+        self.reals
+            .iter()
+            .fold(self.carried, |sum, real| plus(sum, less(director.counted(real.id), real.joined)))
+    }
+}
+
+/// Puts a service together.
+fn compiled(
+    spec: &ServiceSpec,
+    endpoint: EndpointId,
+    scheduler: Scheduler,
+    state: &Arc<SchedState>,
+    reals: Vec<Candidate>,
+) -> Service {
+    Service {
+        key: spec.key,
+        endpoint,
+        scheduler,
+        state: Arc::clone(state),
+        reals,
+        persistence: spec.persistence_s.map(|seconds| Persistence {
+            timeout: seconds.saturating_mul(TICKS_PER_SECOND),
+            mask: client_mask(spec),
+        }),
+        one_packet: spec.one_packet,
+    }
+}
+
+/// The mask that `-M` puts on client addresses, over the mapped 128 bits.
+fn client_mask(spec: &ServiceSpec) -> u128 {
+    match spec.key.family() {
+        Family::V4 => u128::MAX << 32 | u128::from(spec.netmask),
+        Family::V6 => u128::MAX.checked_shl(128 - spec.netmask.min(128)).unwrap_or(0),
+    }
+}
+
+impl Director {
+    /// Adds a service without real servers.
+    ///
+    /// # Errors
+    ///
+    /// It exists, its description is wrong, or there is no room.
+    pub fn add_service(&mut self, spec: &ServiceSpec) -> Result<(), DirectorError> {
+        if self.places.contains_key(&spec.key) {
+            return Err(DirectorError::ServiceExists);
+        }
+        check::service(spec)?;
+        let endpoint = match self.trash.take_service(&spec.key) {
+            Some(id) => id,
+            None => self.allocate("service")?,
+        };
+        let (addr, port, protocol) = match spec.key {
+            ServiceKey::Address { protocol, addr, port } => (addr, port, protocol),
+            ServiceKey::Mark { .. } => (Addr::UNSPECIFIED, 0, 0),
+        };
+        self.endpoints.get(endpoint).describe(&Description {
+            addr,
+            port,
+            protocol,
+            ..Description::default()
+        });
+        let state = Arc::new(SchedState::default());
+        let scheduler = Scheduler::by_name(&spec.scheduler, &[], spec.flags, None)
+            .expect("the scheduler's name was checked above");
+        let compiled = Arc::new(compiled(spec, endpoint, scheduler, &state, Vec::new()));
+        self.places.insert(spec.key, self.services.len());
+        self.services.push(ServiceEntry {
+            spec: spec.clone(),
+            endpoint,
+            state,
+            reals: Vec::new(),
+            carried: Counters::default(),
+            compiled,
+        });
+        self.generation += 1;
+        Ok(())
+    }
+
+    /// Edits a service; what is not in the key may change.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or its new description is wrong.
+    pub fn edit_service(&mut self, spec: &ServiceSpec) -> Result<(), DirectorError> {
+        self.service(&spec.key)?;
+        check::service(spec)?;
+        let entry = self.service_mut(&spec.key)?;
+        entry.spec = spec.clone();
+        entry.rebuild(Change::Service);
+        self.generation += 1;
+        Ok(())
+    }
+
+    /// Deletes a service and its real servers; their flows live on.
+    ///
+    /// # Errors
+    ///
+    /// There is none.
+    pub fn delete_service(&mut self, key: &ServiceKey) -> Result<(), DirectorError> {
+        let at = *self.places.get(key).ok_or(DirectorError::NoSuchService)?;
+        while let Some(real) = self.services[at].reals.first().map(|real| real.spec) {
+            self.remove_real(at, real.addr, real.port);
+        }
+        let entry = self.services.remove(at);
+        self.discard_service(*key, entry.endpoint);
+        self.places.remove(key);
+        for place in self.places.values_mut() {
+            if *place > at {
+                *place -= 1;
+            }
+        }
+        self.generation += 1;
+        Ok(())
+    }
+
+    /// Deletes all services.
+    pub fn flush(&mut self) {
+        while let Some(key) = self.services.last().map(|entry| entry.spec.key) {
+            self.delete_service(&key).expect("the key was just read from the list");
+        }
+        self.generation += 1;
+    }
+
+    /// Sets the counters of a service, or of all, and of their real servers to zero.
+    ///
+    /// # Errors
+    ///
+    /// There is no such service.
+    pub fn zero(&mut self, key: Option<&ServiceKey>) -> Result<(), DirectorError> {
+        let places = match key {
+            Some(key) => {
+                let at = *self.places.get(key).ok_or(DirectorError::NoSuchService)?;
+                at..at + 1
+            }
+            None => 0..self.services.len(),
+        };
+        for at in places {
+            for real in 0..self.services[at].reals.len() {
+                let counted = self.counted(self.services[at].reals[real].id);
+                let real = &mut self.services[at].reals[real];
+                real.zero = counted;
+                real.joined = counted;
+            }
+            self.services[at].carried = Counters::default();
+        }
+        Ok(())
+    }
+
+    /// All services with their real servers, loads and counters; rates are zero here, the
+    /// estimator's owner fills them in.
+    pub fn services(&self) -> Vec<ServiceInfo> {
+        self.services.iter().map(|entry| self.service_info(entry)).collect()
+    }
+
+    /// One service.
+    ///
+    /// # Errors
+    ///
+    /// There is none.
+    pub fn get_service(&self, key: &ServiceKey) -> Result<ServiceInfo, DirectorError> {
+        self.service(key).map(|entry| self.service_info(entry))
+    }
+
+    /// A service as it is listed.
+    fn service_info(&self, entry: &ServiceEntry) -> ServiceInfo {
+        let real = |real: &super::RealEntry| {
+            let load = &self.endpoints.get(real.id).load;
+            RealInfo {
+                spec: real.spec,
+                active: load.active.load(Relaxed),
+                inactive: load.inactive.load(Relaxed),
+                persistent: load.persistent.load(Relaxed),
+                counters: less(self.counted(real.id), real.zero),
+                rates: Rates::default(),
+            }
+        };
+        ServiceInfo {
+            spec: entry.spec.clone(),
+            counters: entry.counters(self),
+            rates: Rates::default(),
+            reals: entry.reals.iter().map(real).collect(),
+        }
+    }
+}

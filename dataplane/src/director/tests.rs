@@ -1,0 +1,182 @@
+//! The director's rules, on small states.
+
+use std::{net::IpAddr, sync::Arc};
+
+use super::*;
+use crate::{
+    clock::Tick,
+    director::spec::TunnelSpec,
+    endpoint::{Bound, Method},
+    sched::SchedFlags,
+    steering::rules::Target,
+};
+
+fn addr(text: &str) -> Addr {
+    text.parse::<IpAddr>().unwrap().into()
+}
+
+fn key(port: u16) -> ServiceKey {
+    ServiceKey::Address { protocol: 6, addr: addr("10.0.0.1"), port }
+}
+
+fn service(port: u16, scheduler: &str) -> ServiceSpec {
+    ServiceSpec {
+        key: key(port),
+        scheduler: scheduler.to_owned(),
+        flags: SchedFlags::default(),
+        persistence_s: None,
+        netmask: u32::MAX,
+        one_packet: false,
+        engine: None,
+    }
+}
+
+fn real(last: u8, weight: u32) -> RealSpec {
+    RealSpec {
+        addr: addr(&format!("10.2.0.{last}")),
+        port: 8080,
+        method: Method::Nat,
+        tunnel: TunnelSpec::default(),
+        weight,
+        upper: 0,
+        lower: 0,
+    }
+}
+
+fn director() -> Director {
+    Director::new(Arc::new(Endpoints::new(64)), Stats::new(1, 64))
+}
+
+#[test]
+fn the_last_real_server_added_stands_first() {
+    let mut director = director();
+    director.add_service(&service(80, "rr")).unwrap();
+    for last in [11, 12, 13] {
+        director.add_real(&key(80), &real(last, 1)).unwrap();
+    }
+    let listed = director.services();
+    let order: Vec<_> = listed[0].reals.iter().map(|r| r.spec.addr.to_string()).collect();
+    assert_eq!(order, ["10.2.0.13", "10.2.0.12", "10.2.0.11"]);
+}
+
+#[test]
+fn a_refused_change_changes_nothing() {
+    let mut director = director();
+    director.add_service(&service(80, "rr")).unwrap();
+    director.add_real(&key(80), &real(11, 1)).unwrap();
+    let before = (director.services(), director.generation());
+    let refused = [
+        director.add_service(&service(80, "wlc")),
+        director.add_service(&service(81, "nosuch")),
+        director.add_service(&service(0, "rr")),
+        director.edit_service(&service(99, "rr")),
+        director.delete_service(&key(99)),
+        director.add_real(&key(80), &real(11, 2)),
+        director.add_real(&key(99), &real(12, 2)),
+        director.add_real(&key(80), &real(12, 1 << 31)),
+        director.add_real(&key(80), &RealSpec { upper: 70_000, ..real(12, 1) }),
+        director.add_real(&key(80), &RealSpec { method: Method::Dr, ..real(12, 1) }),
+        director.add_real(&key(80), &RealSpec { addr: addr("fd02::11"), ..real(12, 1) }),
+        director.edit_real(&key(80), &real(12, 1)),
+        director.delete_real(&key(80), addr("10.2.0.12"), 8080),
+        director.set_setting("conn_reuse_mode", 9),
+        director.set_setting("no_such_sysctl", 1),
+    ];
+    assert!(refused.iter().all(Result::is_err), "{refused:?}");
+    assert_eq!((director.services(), director.generation()), before);
+}
+
+#[test]
+fn a_removed_real_server_comes_back_with_its_flows_and_counters() {
+    let mut director = director();
+    director.add_service(&service(80, "wlc")).unwrap();
+    director.add_real(&key(80), &real(11, 1)).unwrap();
+    let id = director.service(&key(80)).unwrap().reals[0].id;
+    director.endpoints.get(id).bind(Bound::Active);
+    director.stats.worker(0).endpoint(id).conns.add(5);
+    director.delete_real(&key(80), addr("10.2.0.11"), 8080).unwrap();
+    assert_eq!(director.endpoints.get(id).flags(), 0);
+    assert_eq!(director.services()[0].counters.conns, 5);
+    director.add_real(&key(80), &real(11, 3)).unwrap();
+    let listed = director.services();
+    assert_eq!(director.service(&key(80)).unwrap().reals[0].id, id);
+    assert_eq!((listed[0].reals[0].active, listed[0].reals[0].counters.conns), (1, 5));
+    assert_eq!(listed[0].counters.conns, 5, "nothing is counted twice");
+}
+
+#[test]
+fn an_endpoint_is_given_out_again_only_when_nothing_names_it() {
+    let mut director = director();
+    director.add_service(&service(80, "wlc")).unwrap();
+    director.add_real(&key(80), &real(11, 1)).unwrap();
+    let id = director.service(&key(80)).unwrap().reals[0].id;
+    director.endpoints.get(id).bind(Bound::Active);
+    director.delete_real(&key(80), addr("10.2.0.11"), 8080).unwrap();
+    let free = director.free.len();
+    director.reap(Tick::from_secs(10), u64::MAX);
+    director.reap(Tick::from_secs(500), u64::MAX);
+    assert_eq!(director.free.len(), free, "a flow names it");
+    director.endpoints.get(id).unbind(Bound::Active);
+    director.reap(Tick::from_secs(500), director.generation() - 1);
+    director.reap(Tick::from_secs(700), director.generation() - 1);
+    assert_eq!(director.free.len(), free, "a worker may still pick it");
+    director.reap(Tick::from_secs(700), u64::MAX);
+    director.reap(Tick::from_secs(821), u64::MAX);
+    assert_eq!(director.free.len(), free + 1);
+}
+
+#[test]
+fn apply_makes_the_state_what_is_asked_or_changes_nothing() {
+    let mut director = director();
+    let first = vec![
+        (service(80, "rr"), vec![real(11, 1), real(12, 1)]),
+        (service(81, "wlc"), vec![real(11, 1)]),
+    ];
+    let plan = director.plan(&first).unwrap();
+    assert_eq!(plan, director.apply(&first).unwrap());
+    assert!(director.plan(&first).unwrap().is_empty());
+    let second =
+        vec![(service(80, "wrr"), vec![real(11, 5), real(13, 1)]), (service(82, "sh"), vec![])];
+    let applied = director.apply(&second).unwrap();
+    assert_eq!(applied.services_added, [key(82)]);
+    assert_eq!(applied.services_edited, [key(80)]);
+    assert_eq!(applied.services_deleted, [key(81)]);
+    assert_eq!(applied.reals_edited, [(key(80), addr("10.2.0.11"), 8080)]);
+    assert_eq!(applied.reals_deleted, [(key(80), addr("10.2.0.12"), 8080)]);
+    let state = director.services();
+    let bad = vec![
+        (service(80, "rr"), vec![]),
+        (service(83, "rr"), vec![real(11, 1), RealSpec { lower: 9, upper: 3, ..real(12, 1) }]),
+    ];
+    let error = director.apply(&bad).unwrap_err();
+    assert_eq!((error.service, error.real), (1, Some(1)));
+    assert!(error.to_string().starts_with("services[1].reals[1]: lower: "), "{error}");
+    assert_eq!(director.services(), state);
+}
+
+#[test]
+fn zeroing_sets_counters_to_zero_and_keeps_loads() {
+    let mut director = director();
+    director.add_service(&service(80, "rr")).unwrap();
+    director.add_real(&key(80), &real(11, 1)).unwrap();
+    let id = director.service(&key(80)).unwrap().reals[0].id;
+    director.endpoints.get(id).bind(Bound::Inactive);
+    director.stats.worker(0).endpoint(id).count_in(100);
+    director.zero(None).unwrap();
+    let listed = director.services();
+    assert_eq!(listed[0].counters, Counters::default());
+    assert_eq!(listed[0].reals[0].counters, Counters::default());
+    assert_eq!(listed[0].reals[0].inactive, 1);
+    assert_eq!(director.zero(Some(&key(99))), Err(DirectorError::NoSuchService));
+}
+
+#[test]
+fn steering_keeps_taking_replies_of_a_removed_nat_server() {
+    let mut director = director();
+    director.add_service(&service(80, "rr")).unwrap();
+    director.add_real(&key(80), &real(11, 1)).unwrap();
+    director.delete_real(&key(80), addr("10.2.0.11"), 8080).unwrap();
+    let rules = director.steering_rules();
+    assert!(rules.nat_reals.contains(&Target { protocol: 6, addr: addr("10.2.0.11"), port: 8080 }));
+    assert!(rules.vips.contains(&addr("10.0.0.1")));
+}

@@ -1,0 +1,23 @@
+//! The link header: the last thing that is written.
+
+use crate::{
+    packet::Packet,
+    route::Path,
+    verdict::DropReason,
+    wire::ethernet::{self, Header},
+};
+
+/// Replaces the link header in front of offset `l3`, with its tags if it has some, by an untagged
+/// one for the path's next hop.
+#[inline]
+pub(super) fn replace(
+    packet: &mut Packet<'_>,
+    l3: u16,
+    path: &Path,
+    ethertype: u16,
+) -> Result<(), DropReason> {
+    let header = Header { source: path.source, destination: path.destination, ethertype };
+    packet.strip(usize::from(l3))?;
+    header.emit(packet.prepend::<{ ethernet::LEN }>()?);
+    Ok(())
+}
