@@ -5,9 +5,21 @@
 //! acts on the verdicts, so that frame ownership stays in one file.
 
 pub mod fault;
+#[cfg(feature = "raw")]
+mod gso;
+#[cfg(feature = "raw")]
+pub mod host;
 #[cfg(feature = "pcap")]
 pub mod pcap;
+#[cfg(feature = "raw")]
+pub mod raw;
+#[cfg(feature = "raw")]
+mod raw_batch;
+#[cfg(feature = "raw")]
+mod raw_send;
 pub mod sim;
+#[cfg(feature = "raw")]
+mod sys;
 
 use std::{io, time::Duration};
 
