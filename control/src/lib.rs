@@ -3,6 +3,7 @@
 //! `xvsd` owns the desired state, compiles it into snapshots for the workers and answers gRPC;
 //! `xvsadm` speaks `ipvsadm`'s language to it. Both are built from this library.
 
+pub mod adm;
 pub mod config;
 pub mod convert;
 pub mod estimator;

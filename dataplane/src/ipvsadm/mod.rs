@@ -28,6 +28,7 @@ pub use flows::{list_flows, list_flows_title};
 pub use help::{VERSION, help};
 pub use listing::{list_service, list_services, list_timeouts};
 pub use names::{Names, Numeric};
+pub use options::option_words;
 pub use parse::parse;
 pub use proc::{PROC_APP, proc_conn, proc_conn_sync, proc_services, proc_stats, proc_stats_percpu};
 pub use refusal::{Refusal, refusal};

@@ -116,6 +116,14 @@ const DEFINITIONS: &[Definition] = {
     ]
 };
 
+/// Every option as it is written, dashes included: for those who complete command lines.
+pub fn option_words() -> impl Iterator<Item = String> {
+    DEFINITIONS.iter().flat_map(|(long, short, ..)| {
+        let short = short.map(|letter| format!("-{letter}"));
+        short.into_iter().chain(std::iter::once(format!("--{long}")))
+    })
+}
+
 /// What is wrong with an option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Bad {

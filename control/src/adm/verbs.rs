@@ -1,0 +1,269 @@
+//! What ipvsadm cannot say: verbs.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use dataplane::ipvsadm::{
+    Backend as _, Failure, PROC_APP, Refusal, Stream, proc_conn, proc_conn_sync, proc_services,
+    proc_stats,
+};
+
+use super::{
+    FAILED, Streams, USAGE, apply,
+    client::Client,
+    completion::{self, Shell},
+    show,
+};
+use crate::{
+    convert::request,
+    proto::v1::{self, FlowFilter},
+    words,
+};
+
+/// HZ of the kernel whose ticks /proc/net/ip_vs counts persistence in; that of the recordings.
+const TICKS_PER_S: u32 = 100;
+
+/// The verbs, for those who look for one.
+const VERBS: [&str; 10] =
+    ["info", "stats", "flows", "apply", "settings", "set", "proc", "completion", "version", "help"];
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "xvsadm",
+    about = "What ipvsadm cannot say to a load balancer",
+    after_help = "All of ipvsadm's commands are there too: see xvsadm -h."
+)]
+struct Line {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Shows the daemon, its devices and what they reached.
+    Info,
+    /// Shows what became of all packets: totals, drops by reason, devices, workers, flow table.
+    Stats,
+    /// Lists flows with their packets and octets.
+    Flows(Filter),
+    /// Makes the services of a file the present ones: all of it or nothing, in one step. What is
+    /// the same already is not touched and keeps its flows.
+    Apply {
+        /// A configuration in TOML if its name ends in .toml, else rules as `xvsadm -S` writes
+        /// them; `-` reads rules from standard input.
+        #[arg(short, long)]
+        file: PathBuf,
+        /// Say what would change, and change nothing.
+        #[arg(long)]
+        plan: bool,
+        /// Refuse unless this is the present generation.
+        #[arg(long, value_name = "GENERATION")]
+        expect: Option<u64>,
+    },
+    /// Shows the settings: the sysctls of net.ipv4.vs.
+    Settings,
+    /// Changes a setting.
+    Set {
+        /// Its name, as sysctl has it.
+        name: String,
+        /// Its value.
+        value: String,
+    },
+    /// Shows what a kernel with IPVS shows in a file below /proc/net.
+    Proc {
+        /// The file.
+        name: Proc,
+    },
+    /// Writes a script that completes commands.
+    Completion {
+        /// For which shell.
+        shell: Shell,
+    },
+    /// Shows the version of this program.
+    Version,
+}
+
+/// Which flows; all of what is given must fit.
+#[derive(Debug, clap::Args)]
+struct Filter {
+    /// tcp, udp or sctp.
+    #[arg(long)]
+    protocol: Option<String>,
+    /// Client, as 10.9.0.1, 10.9.0.1:4711, fd00::1 or [fd00::1]:4711.
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    client: Option<String>,
+    /// Virtual address, written like the client's.
+    #[arg(long = "virtual", value_name = "ADDRESS[:PORT]")]
+    virt: Option<String>,
+    /// Real server, written like the client.
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    real: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Proc {
+    #[value(name = "ip_vs")]
+    Services,
+    #[value(name = "ip_vs_app")]
+    Applications,
+    #[value(name = "ip_vs_conn")]
+    Flows,
+    #[value(name = "ip_vs_conn_sync")]
+    Origins,
+    #[value(name = "ip_vs_stats")]
+    Totals,
+}
+
+/// Whether a word is a verb.
+pub(super) fn is_verb(word: &str) -> bool {
+    VERBS.contains(&word)
+}
+
+/// Runs a verb; gives back the exit status.
+pub(super) fn run(program: &str, words: &[&str], client: &mut Client<'_>, streams: &Streams) -> u8 {
+    let line = match Line::try_parse_from(std::iter::once(&program).chain(words)) {
+        Ok(line) => line,
+        Err(error) => {
+            let (stream, status) =
+                if error.use_stderr() { (Stream::Err, USAGE) } else { (Stream::Out, 0) };
+            streams.print(stream, &error.render().to_string());
+            return status;
+        }
+    };
+    let print = |text: &str| streams.print(Stream::Out, text);
+    match execute(line.verb, client, &print) {
+        Ok(text) => {
+            print(&text);
+            0
+        }
+        Err(refusal) => streams.refuse(&refusal),
+    }
+}
+
+/// Carries a verb out; what it has not printed yet is given back.
+fn execute(verb: Verb, client: &mut Client<'_>, print: &dyn Fn(&str)) -> Result<String, Refusal> {
+    let text = match verb {
+        Verb::Info => {
+            let request = v1::GetInfoRequest {};
+            client.diagnose(async |client| client.get_info(request).await).map(|i| show::info(&i))
+        }
+        Verb::Stats => statistics(client).map(|statistics| show::statistics(&statistics)),
+        Verb::Flows(filter) => {
+            let filter = filter.read()?;
+            print(show::FLOWS_TITLE);
+            let listed = client.flows_that(&filter, &mut |flows| print(&show::flows(flows)));
+            listed.map(|()| String::new())
+        }
+        Verb::Apply { file, plan, expect } => {
+            let request = apply::request(&file, plan, expect)?;
+            let applied = client.ask(async |client| client.apply(request).await);
+            applied.map(|applied| show::changes(&applied, plan))
+        }
+        Verb::Settings => {
+            let request = v1::GetSettingsRequest {};
+            let settings = client.ask(async |client| client.get_settings(request).await);
+            settings.map(|settings| show::settings(&settings.settings))
+        }
+        Verb::Set { name, value } => {
+            let request = v1::SetSettingRequest { setting: Some(v1::Setting { name, value }) };
+            client.ask(async |client| client.set_setting(request).await).map(|_| String::new())
+        }
+        Verb::Proc { name } => proc(name, client),
+        Verb::Completion { shell } => Ok(completion::script(shell, &VERBS)),
+        Verb::Version => Ok(format!("xvsadm {}\n", env!("CARGO_PKG_VERSION"))),
+    };
+    text.map_err(|failure| match failure {
+        Failure::Other(refusal) => refusal,
+        Failure::Refused(error) => Refusal { message: format!("xvsadm: {error}"), exit: 255 },
+    })
+}
+
+fn statistics(client: &mut Client<'_>) -> Result<v1::GetStatisticsResponse, Failure> {
+    let request = v1::GetStatisticsRequest {};
+    client.diagnose(async |client| client.get_statistics(request).await)
+}
+
+fn proc(name: Proc, client: &mut Client<'_>) -> Result<String, Failure> {
+    let mut flows = Vec::new();
+    if let Proc::Flows | Proc::Origins = name {
+        client.flows(&mut |page| flows.extend_from_slice(page))?;
+    }
+    Ok(match name {
+        Proc::Services => {
+            let size = client.table_size()?;
+            proc_services(&client.services()?, size, TICKS_PER_S)
+        }
+        Proc::Applications => PROC_APP.to_owned(),
+        Proc::Flows => proc_conn(&flows),
+        Proc::Origins => proc_conn_sync(&flows),
+        Proc::Totals => {
+            let statistics = statistics(client)?;
+            let totals = request::counters(statistics.totals.unwrap_or_default());
+            proc_stats(&totals, &request::rates(statistics.rates.unwrap_or_default()))
+        }
+    })
+}
+
+impl Filter {
+    fn read(&self) -> Result<FlowFilter, Refusal> {
+        let mut filter = FlowFilter::default();
+        if let Some(name) = &self.protocol {
+            filter.protocol = words::parse_protocol(name).map_err(|e| usage(&e))?.into();
+        }
+        if let Some(end) = &self.client {
+            (filter.client_address, filter.client_port) = endpoint(end)?;
+        }
+        if let Some(end) = &self.virt {
+            (filter.virtual_address, filter.virtual_port) = endpoint(end)?;
+        }
+        if let Some(end) = &self.real {
+            (filter.real_address, filter.real_port) = endpoint(end)?;
+        }
+        Ok(filter)
+    }
+}
+
+/// Reads an address with or without a port.
+fn endpoint(text: &str) -> Result<(String, Option<u32>), Refusal> {
+    if words::parse_addr(text).is_ok() {
+        return Ok((text.to_owned(), None));
+    }
+    let address: std::net::SocketAddr = text
+        .parse()
+        .map_err(|_unparsed| usage(&format!("`{text}` is no address, with or without a port")))?;
+    Ok((address.ip().to_string(), Some(address.port().into())))
+}
+
+/// A refusal of the command line.
+pub(super) fn usage(message: &str) -> Refusal {
+    Refusal { message: format!("xvsadm: {message}"), exit: USAGE }
+}
+
+/// A refusal of something that was read.
+pub(super) fn failed(message: &str) -> Refusal {
+    Refusal { message: format!("xvsadm: {message}"), exit: FAILED }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn every_verb_is_known_as_one() {
+        let command = Line::command();
+        command.clone().debug_assert();
+        let mut names: Vec<_> = command.get_subcommands().map(clap::Command::get_name).collect();
+        names.push("help");
+        assert_eq!(names, VERBS);
+    }
+
+    #[test]
+    fn an_endpoint_may_have_a_port() {
+        assert_eq!(endpoint("10.0.0.1").unwrap(), ("10.0.0.1".to_owned(), None));
+        assert_eq!(endpoint("[fd00::1]:80").unwrap(), ("fd00::1".to_owned(), Some(80)));
+        assert_eq!(endpoint("fd00::1").unwrap(), ("fd00::1".to_owned(), None));
+        assert_eq!(endpoint("x").unwrap_err().exit, USAGE);
+    }
+}
