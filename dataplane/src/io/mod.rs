@@ -20,6 +20,8 @@ mod raw_send;
 pub mod sim;
 #[cfg(feature = "raw")]
 mod sys;
+#[cfg(feature = "xsk")]
+pub mod xsk;
 
 use std::{io, time::Duration};
 
