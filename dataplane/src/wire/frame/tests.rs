@@ -1,4 +1,5 @@
 use super::*;
+use proptest::prelude::*;
 use std::net::IpAddr;
 
 /// TCP SYN with options from 10.9.0.7:40001 to 10.0.0.1:80.
@@ -26,6 +27,11 @@ const OPTIONS6: &str = "020000000001 0200000000fe 86dd \
     60000000 00223c40 20010db8000900000000000000000007 fd000000000000000000000000000001 \
     0600 0104 00000000 9c410050 00000456 00002329 5018faf0 7ca30000 6473746f7074";
 
+/// [`OPTIONS6`] without the options.
+const TCP6: &str = "020000000001 0200000000fe 86dd \
+    60000000 001a0640 20010db8000900000000000000000007 fd000000000000000000000000000001 \
+    9c410050 00000456 00002329 5018faf0 7ca30000 6473746f7074";
+
 /// Echo request, IPv6.
 const ECHO6: &str = "020000000001 0200000000fe 86dd \
     60000000 000c3a40 20010db8000900000000000000000007 fd000000000000000000000000000001 \
@@ -51,6 +57,9 @@ fn addr(text: &str) -> Addr {
 /// Makes the IPv4 header checksum right again.
 fn mend(frame: &mut [u8]) {
     let length = usize::from(frame[14] & 15) * 4;
+    if frame[12] != 8 {
+        return;
+    }
     frame[24..26].fill(0);
     let checksum = Sum::of(&frame[14..14 + length]).checksum();
     frame[24..26].copy_from_slice(&checksum.to_be_bytes());
@@ -86,10 +95,7 @@ fn a_tcp_segment_takes_the_hot_way() {
 
 #[test]
 fn ipv6_has_a_hot_way_of_its_own() {
-    let mut frame = octets(OPTIONS6);
-    frame.drain(54..62);
-    frame[19] -= 8;
-    frame[20] = protocol::TCP;
+    let frame = octets(TCP6);
     let parsed = hot_v6(&frame).unwrap();
     assert_eq!((parsed.l3, parsed.l4, parsed.end, parsed.flags), (14, 54, 80, 0x18));
     assert_eq!(both(&frame), Ok(parsed));
@@ -167,7 +173,7 @@ fn addresses_that_cannot_send_or_receive_are_refused() {
 #[test]
 fn ipv6_addresses_that_cannot_send_or_receive_are_refused() {
     let from_to = |source: &str, destination: &str| {
-        let mut frame = octets(OPTIONS6);
+        let mut frame = octets(TCP6);
         frame[22..38].copy_from_slice(&source.parse::<std::net::Ipv6Addr>().unwrap().octets());
         frame[38..54].copy_from_slice(&destination.parse::<std::net::Ipv6Addr>().unwrap().octets());
         both(&frame).map(|parsed| parsed.kind)
@@ -240,6 +246,15 @@ fn a_cut_transport_header_is_short_as_long_as_it_has_ports() {
         assert_eq!(cut(protocol, 4), Ok((Kind::Flow, true, 0)));
         assert!(cut(protocol, whole - 1).unwrap().1);
         assert!(!cut(protocol, whole).unwrap().1);
+    }
+    for length in 0..=26 {
+        let mut frame = octets(TCP6);
+        frame[19] = length;
+        let expected = match length {
+            0..4 => Err(DropReason::ShortTransport),
+            _ => Ok((Kind::Flow, length < 20)),
+        };
+        assert_eq!(both(&frame).map(|parsed| (parsed.kind, parsed.short)), expected);
     }
     assert_eq!(cut(protocol::TCP, 14), Ok((Kind::Flow, true, 0x02)));
     assert_eq!(cut(protocol::SCTP, 13), Ok((Kind::Flow, true, 0xa0)));
@@ -350,4 +365,23 @@ fn frames_longer_than_an_offset_can_say_are_refused() {
     frame.resize(0x1_0000, 0);
     assert_eq!(both(&frame), Err(DropReason::Oversized));
     assert!(both(&frame[..0xffff]).is_ok());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+    #[test]
+    fn the_hot_ways_never_contradict_the_general_one(
+        v6: bool,
+        length in 42usize..90,
+        damage in proptest::collection::vec((12usize..60, any::<u8>()), 0..4),
+    ) {
+        let mut frame = octets(if v6 { TCP6 } else { SYN });
+        for (at, octet) in damage {
+            frame[at] = octet;
+        }
+        mend(&mut frame);
+        frame.resize(length, 0);
+        _ = both(&frame);
+    }
 }

@@ -233,6 +233,11 @@ fn a_segment_with_a_wrong_checksum_is_not_answered_an_unfinished_one_is() {
     let sum = pseudo(addr("10.9.0.7"), addr("10.0.0.1"), protocol::TCP, 20).fold();
     frame[50..52].copy_from_slice(&sum.to_be_bytes());
     assert_eq!(answer(&frame, reset), Some(octets(RESET_ACK[1])));
+    frame[15] = 0xbb;
+    frame[24..26].fill(0);
+    let checksum = Sum::of(&frame[14..34]).checksum();
+    frame[24..26].copy_from_slice(&checksum.to_be_bytes());
+    assert_eq!(answer(&frame, reset).unwrap()[15], 0xb8, "no ECN bits");
     frame[47] |= tcp::flags::RST;
     assert_eq!(answer(&frame, reset), None);
 }
