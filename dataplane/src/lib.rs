@@ -5,7 +5,7 @@
 //! ([`io`]) stand behind features.
 //!
 //! Layers, lowest first; a module uses only what stands before it (`tests/tidy.rs` holds this):
-//! addr clock rng verdict < packet < wire < flow < endpoint < forward < real < sched < service
+//! addr clock rng verdict < packet < wire < endpoint < flow < forward < real < sched < service
 //! < icmp < fragment < pipeline < io < steering < worker < director < ipvsadm.
 
 pub mod addr;

@@ -6,6 +6,36 @@ pub mod tcp;
 pub mod timeout;
 pub mod udp;
 
+mod bucket;
+mod control;
+mod cpu;
+mod due;
+mod entry;
+mod expiry;
+mod half_open;
+mod hash;
+mod index;
+mod layout;
+mod mapping;
+mod reclaim;
+mod slots;
+mod sync;
+mod table;
+mod view;
+mod worker;
+
+pub use control::{Control, flag};
+pub use entry::{Entry, NewFlow};
+pub use expiry::{Expiry, Swept};
+pub use hash::{FlowHash, HashKey, HashKind};
+pub use index::Probe;
+pub use mapping::{Pages, Region};
+pub use table::{
+    CAPACITY_MAX, FlowId, FlowRef, FlowTable, Memory, TableConfig, TableError, WORKERS_MAX,
+};
+pub use view::FlowView;
+pub use worker::{InsertError, Inserted, Prepared, TableCounters, TableWorker};
+
 use crate::addr::Addr;
 
 /// What names a flow in one direction: the five-tuple of a packet, in host order.

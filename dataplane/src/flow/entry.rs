@@ -1,0 +1,388 @@
+//! A flow in the table: one cache line, all of it atomic.
+//!
+//! | octet | what |
+//! | --- | --- |
+//! | 0 | control: generation 32, state 8, time-out class 8, flags 16 |
+//! | 8 | last seen, tick |
+//! | 12 | virtual endpoint |
+//! | 16 | client address |
+//! | 32 | client port 16, local (source NAT) port 16 |
+//! | 36 | protocol 8, spare 8, client path 16 |
+//! | 40 | real endpoint |
+//! | 44 | local address's endpoint 16, generation of the client path 16 |
+//! | 48 | packets to the real server, to the client |
+//! | 56 | octets likewise; of a template: its own time-out in ticks, unused |
+//!
+//! Rules: the control word changes by compare-and-swap only, so exactly one caller ends a life.
+//! What names the flow is written before its first index word is published and again only after
+//! every worker that could have read that word has been quiescent; so `Relaxed` loads suffice for
+//! it. Time, counters and client path are plain loads and stores by whichever worker has the
+//! packet: a lost update there costs a tick or a count.
+
+use super::{
+    Direction, FlowKey,
+    control::{Control, flag},
+    sync::{
+        AtomicU8, AtomicU16, AtomicU32, AtomicU64,
+        Ordering::{AcqRel, Acquire, Relaxed, Release},
+        fence,
+    },
+};
+use crate::{
+    addr::Addr,
+    clock::Tick,
+    endpoint::{EndpointId, Endpoints},
+};
+
+/// What a new flow is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NewFlow {
+    /// Its requests: the source is the client, the destination is `virt`'s address and port.
+    pub key: FlowKey,
+    /// The virtual endpoint: service address and port as the client sees them.
+    pub virt: EndpointId,
+    /// The real endpoint. Its port is the port replies come from.
+    pub real: EndpointId,
+    /// First state.
+    pub state: u8,
+    /// First time-out class.
+    pub class: u8,
+    /// Flags, but for those the table sets itself: LIVE, TEMPLATE, FULLNAT.
+    pub flags: u16,
+    /// First time-out in ticks; a template keeps it in its entry.
+    pub timeout: u32,
+    /// Full NAT: the endpoint of the local address (its id below 65536) and the local port.
+    pub local: Option<(EndpointId, u16)>,
+}
+
+/// A flow table entry.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub struct Entry {
+    /// Acquire/Release: orders a life's fields for readers that do not come through the index.
+    control: AtomicU64,
+    seen: AtomicU32,
+    virt: AtomicU32,
+    /// High and low half.
+    client: [AtomicU64; 2],
+    client_port: AtomicU16,
+    local_port: AtomicU16,
+    protocol: AtomicU8,
+    _spare: AtomicU8,
+    client_path: AtomicU16,
+    real: AtomicU32,
+    local: AtomicU16,
+    /// Written after, read before `client_path`: a new generation never vouches for an old path.
+    client_path_generation: AtomicU16,
+    packets: [AtomicU32; 2],
+    octets: [AtomicU32; 2],
+}
+
+impl Entry {
+    /// The control word.
+    #[inline]
+    pub fn control(&self) -> Control {
+        Control(self.control.load(Acquire))
+    }
+
+    /// Replaces the control word if it still is `seen`.
+    ///
+    /// # Errors
+    ///
+    /// What it is instead: the caller decides again.
+    #[inline]
+    pub fn try_update(&self, seen: Control, new: Control) -> Result<(), Control> {
+        debug_assert_eq!(seen.generation(), new.generation());
+        debug_assert_eq!(seen.flags() & flag::LIVE, new.flags() & flag::LIVE);
+        self.control.compare_exchange(seen.0, new.0, AcqRel, Acquire).map(drop).map_err(Control)
+    }
+
+    /// When the flow last had a packet.
+    #[inline]
+    pub fn seen(&self) -> Tick {
+        Tick(self.seen.load(Relaxed))
+    }
+
+    /// Notes a packet at `now`. Writes only if the tick moved on: the line stays shared otherwise.
+    #[inline]
+    pub fn touch(&self, now: Tick) {
+        if now.since(self.seen()) != 0 {
+            self.seen.store(now.0, Relaxed);
+        }
+    }
+
+    /// Counts a packet of `octets` octets. Both counters wrap.
+    #[inline]
+    pub fn count(&self, direction: Direction, octets: u32) {
+        let add =
+            |counter: &AtomicU32, n| counter.store(counter.load(Relaxed).wrapping_add(n), Relaxed);
+        add(&self.packets[direction as usize], 1);
+        add(&self.octets[direction as usize], octets);
+    }
+
+    /// Packets so far, modulo 2^32.
+    pub fn packets(&self, direction: Direction) -> u32 {
+        self.packets[direction as usize].load(Relaxed)
+    }
+
+    /// Octets so far, modulo 2^32; meaningless for a template.
+    pub fn octets(&self, direction: Direction) -> u32 {
+        self.octets[direction as usize].load(Relaxed)
+    }
+
+    /// A template's own time-out in ticks; meaningless for a flow.
+    #[inline]
+    pub fn template_timeout(&self) -> u32 {
+        self.octets[0].load(Relaxed)
+    }
+
+    /// The client's address.
+    #[inline]
+    pub fn client(&self) -> Addr {
+        let [high, low] =
+            [&self.client[0], &self.client[1]].map(|half| u128::from(half.load(Relaxed)));
+        Addr::v6(high << 64 | low)
+    }
+
+    /// The client's port.
+    #[inline]
+    pub fn client_port(&self) -> u16 {
+        self.client_port.load(Relaxed)
+    }
+
+    /// IP protocol number.
+    #[inline]
+    pub fn protocol(&self) -> u8 {
+        self.protocol.load(Relaxed)
+    }
+
+    /// The virtual endpoint.
+    #[inline]
+    pub fn virt(&self) -> EndpointId {
+        EndpointId(self.virt.load(Relaxed))
+    }
+
+    /// The real endpoint.
+    #[inline]
+    pub fn real(&self) -> EndpointId {
+        EndpointId(self.real.load(Relaxed))
+    }
+
+    /// Full NAT: the endpoint of the local address.
+    #[inline]
+    pub fn local(&self) -> EndpointId {
+        EndpointId(u32::from(self.local.load(Relaxed)))
+    }
+
+    /// Full NAT: the local port.
+    #[inline]
+    pub fn local_port(&self) -> u16 {
+        self.local_port.load(Relaxed)
+    }
+
+    /// The path back to the client and the generation of paths it belongs to.
+    #[inline]
+    pub fn client_path(&self) -> (u16, u16) {
+        let generation = self.client_path_generation.load(Acquire);
+        (self.client_path.load(Relaxed), generation)
+    }
+
+    /// Notes the path back to the client.
+    #[inline]
+    pub fn set_client_path(&self, path: u16, generation: u16) {
+        self.client_path.store(path, Relaxed);
+        self.client_path_generation.store(generation, Release);
+    }
+
+    /// Whether a packet with this key, found through a word of this direction, belongs here: then
+    /// the control word seen.
+    #[inline]
+    pub(super) fn matches(
+        &self,
+        key: &FlowKey,
+        direction: Direction,
+        endpoints: &Endpoints,
+    ) -> Option<Control> {
+        let control = self.control();
+        // Selection by index and not by branch: which way the next packet goes cannot be guessed.
+        let d = direction as usize;
+        let near = [key.source.bits(), key.destination.bits()][d];
+        let far = [key.destination.bits(), key.source.bits()][d];
+        let near_port = [key.source_port, key.destination_port][d];
+        let far_port = [key.destination_port, key.source_port][d];
+        let other = endpoints.get(EndpointId([&self.virt, &self.real][d].load(Relaxed)));
+        let (mut client, mut client_port) = (self.client().bits(), self.client_port());
+        if control.has(flag::FULLNAT) && direction == Direction::ToClient {
+            client = endpoints.get(self.local()).addr().bits();
+            client_port = self.local_port();
+        }
+        let wanted = flag::LIVE | if key.template { flag::TEMPLATE } else { 0 };
+        let addresses = (client ^ near) | (other.addr().bits() ^ far);
+        let rest = (client_port ^ near_port)
+            | (other.port() ^ far_port)
+            | u16::from(self.protocol() ^ key.protocol)
+            | (control.flags() & (flag::LIVE | flag::TEMPLATE)) ^ wanted;
+        (addresses | u128::from(rest) == 0).then_some(control)
+    }
+
+    /// The keys of both directions, as [`Entry::matches`] takes them; the second unless it is
+    /// one-way.
+    pub(super) fn keys(&self, endpoints: &Endpoints) -> (FlowKey, Option<FlowKey>) {
+        let control = self.control();
+        let (virt, real) = (endpoints.get(self.virt()), endpoints.get(self.real()));
+        let to_real = FlowKey {
+            source: self.client(),
+            destination: virt.addr(),
+            source_port: self.client_port(),
+            destination_port: virt.port(),
+            protocol: self.protocol(),
+            template: control.has(flag::TEMPLATE),
+        };
+        if control.has(flag::ONE_WAY) {
+            return (to_real, None);
+        }
+        let (destination, destination_port) = if control.has(flag::FULLNAT) {
+            (endpoints.get(self.local()).addr(), self.local_port())
+        } else {
+            (self.client(), self.client_port())
+        };
+        let to_client = FlowKey {
+            source: real.addr(),
+            destination,
+            source_port: real.port(),
+            destination_port,
+            ..to_real
+        };
+        (to_real, Some(to_client))
+    }
+
+    /// Begins a life: for the owner of a free entry. Returns its control word.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "address halves; local ids are below 65536"
+    )]
+    pub(super) fn begin(&self, new: &NewFlow, now: Tick) -> Control {
+        let old = Control(self.control.load(Relaxed));
+        // A reader outside the workers that sees a field of this life sees that the last is over.
+        fence(Release);
+        let (local, local_port) = new.local.unwrap_or_default();
+        let client = new.key.source.bits();
+        self.seen.store(now.0, Relaxed);
+        self.virt.store(new.virt.0, Relaxed);
+        self.client[0].store((client >> 64) as u64, Relaxed);
+        self.client[1].store(client as u64, Relaxed);
+        self.client_port.store(new.key.source_port, Relaxed);
+        self.local_port.store(local_port, Relaxed);
+        self.protocol.store(new.key.protocol, Relaxed);
+        self.client_path.store(0, Relaxed);
+        self.real.store(new.real.0, Relaxed);
+        self.local.store(local.0 as u16, Relaxed);
+        self.client_path_generation.store(0, Relaxed);
+        for counter in self.packets.iter().chain(&self.octets) {
+            counter.store(0, Relaxed);
+        }
+        if new.key.template {
+            self.octets[0].store(new.timeout, Relaxed);
+        }
+        let control =
+            Control::new(old.generation().wrapping_add(1), new.state, new.class, new.all_flags());
+        self.control.store(control.0, Release);
+        control
+    }
+
+    /// The flow's words are in the index: from now on anyone may end it.
+    pub(super) fn announce(&self) {
+        self.control.fetch_and(!u64::from(flag::ARRIVING), AcqRel);
+    }
+
+    /// Ends a life that was not announced; nobody else can.
+    pub(super) fn withdraw(&self) {
+        self.control.fetch_and(!u64::from(flag::LIVE | flag::ARRIVING), AcqRel);
+    }
+
+    /// Ends the life `generation`; the last control word of it if this call did so.
+    pub(super) fn end(&self, generation: u32) -> Option<Control> {
+        let mut seen = self.control();
+        while seen.generation() == generation && seen.is_announced() {
+            let dead = seen.without_flags(flag::LIVE);
+            match self.control.compare_exchange(seen.0, dead.0, AcqRel, Acquire) {
+                Ok(_) => return Some(seen),
+                Err(now) => seen = Control(now),
+            }
+        }
+        None
+    }
+
+    /// Marks a dead entry as waiting for a sweep: for who ended its life.
+    pub(super) fn park(&self) {
+        let dead = Control(self.control.load(Relaxed));
+        self.control.store(dead.with_flags(flag::PARKED).0, Release);
+    }
+
+    /// Takes over a parked entry; whether this call did so.
+    pub(super) fn unpark(&self, seen: Control) -> bool {
+        let new = seen.without_flags(flag::PARKED);
+        seen.has(flag::PARKED)
+            && self.control.compare_exchange(seen.0, new.0, AcqRel, Relaxed).is_ok()
+    }
+
+    /// Keeps slot numbers in a free entry: what [`Entry::held`] gives back. For its owner.
+    pub(super) fn hold(&self, next: u32, slots: [u32; HELD]) {
+        self.seen.store(next, Relaxed);
+        let [a, b, c, d, rest @ ..] = slots;
+        self.client[0].store(u64::from(a) << 32 | u64::from(b), Relaxed);
+        self.client[1].store(u64::from(c) << 32 | u64::from(d), Relaxed);
+        for (place, slot) in self.packets.iter().chain(&self.octets).zip(rest) {
+            place.store(slot, Relaxed);
+        }
+    }
+
+    /// What [`Entry::hold`] kept, if nobody used the entry since.
+    #[expect(clippy::cast_possible_truncation, reason = "two numbers in a word")]
+    pub(super) fn held(&self) -> (u32, [u32; HELD]) {
+        let [ab, cd] = [&self.client[0], &self.client[1]].map(|word| word.load(Relaxed));
+        let [e, f] = [&self.packets[0], &self.packets[1]].map(|place| place.load(Relaxed));
+        let [g, h] = [&self.octets[0], &self.octets[1]].map(|place| place.load(Relaxed));
+        let slots = [(ab >> 32) as u32, ab as u32, (cd >> 32) as u32, cd as u32, e, f, g, h];
+        (self.seen.load(Relaxed), slots)
+    }
+}
+
+/// Slot numbers that fit into a free entry.
+pub(super) const HELD: usize = 8;
+
+impl NewFlow {
+    /// The flags of its first control word.
+    #[inline]
+    pub(super) const fn all_flags(&self) -> u16 {
+        let own = flag::TEMPLATE | flag::FULLNAT | flag::PARKED;
+        let mut flags = self.flags & !own | flag::LIVE | flag::ARRIVING;
+        if self.key.template {
+            flags |= flag::TEMPLATE | flag::ONE_WAY;
+        }
+        if self.local.is_some() {
+            flags |= flag::FULLNAT;
+        }
+        flags
+    }
+
+    /// The key of its replies, unless there are none.
+    #[inline]
+    pub(super) fn reply_key(&self, endpoints: &Endpoints) -> Option<FlowKey> {
+        if self.all_flags() & flag::ONE_WAY != 0 {
+            return None;
+        }
+        let real = endpoints.get(self.real);
+        let (destination, destination_port) = match self.local {
+            Some((local, port)) => (endpoints.get(local).addr(), port),
+            None => (self.key.source, self.key.source_port),
+        };
+        Some(FlowKey {
+            source: real.addr(),
+            destination,
+            source_port: real.port(),
+            destination_port,
+            ..self.key
+        })
+    }
+}
