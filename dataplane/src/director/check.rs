@@ -1,13 +1,20 @@
 //! What a service or a real server must hold to, before anything is changed.
 
+use std::net::IpAddr;
+
 use super::spec::{DirectorError, RealSpec, ServiceKey, ServiceSpec};
-use crate::{addr::Family, endpoint::Method, sched::Scheduler, wire::protocol};
+use crate::{
+    addr::{Addr, Family},
+    endpoint::Method,
+    sched::Scheduler,
+    wire::protocol,
+};
 
 /// Greatest weight ipvsadm takes: 2^31 - 1.
 pub(super) const WEIGHT_MAX: u32 = i32::MAX as u32;
 
-/// Greatest connection threshold ipvsadm takes.
-pub(super) const THRESHOLD_MAX: u32 = 65_535;
+/// Greatest connection threshold the kernel takes: 2^31 - 1.
+pub(super) const THRESHOLD_MAX: u32 = i32::MAX as u32;
 
 /// Greatest persistence time-out the kernel takes: 31 days, in seconds.
 pub(super) const PERSISTENCE_MAX_S: u32 = 31 * 24 * 3600;
@@ -59,11 +66,14 @@ pub(super) fn real(key: &ServiceKey, spec: &RealSpec) -> Result<(), DirectorErro
             return invalid(field, format!("{value}; 0 to {THRESHOLD_MAX}"));
         }
     }
-    if spec.upper != 0 && spec.lower > spec.upper {
+    if spec.lower > spec.upper {
         return invalid(
             "lower",
             format!("{} is above the upper threshold {}", spec.lower, spec.upper),
         );
+    }
+    if !unicast(spec.addr) {
+        return invalid("addr", format!("{} is not the address of one host", spec.addr));
     }
     let tunnel = matches!(spec.method, Method::Ipip | Method::Gue | Method::Gre);
     if spec.addr.family() != key.family() && !tunnel {
@@ -94,6 +104,15 @@ pub(super) fn real(key: &ServiceKey, spec: &RealSpec) -> Result<(), DirectorErro
         return invalid("method", "fullnat is not available yet".to_owned());
     }
     Ok(())
+}
+
+/// Whether packets can be sent to this address alone, as `ip_vs_new_dest` asks; what the kernel
+/// knows of its own broadcast addresses is not known here.
+fn unicast(addr: Addr) -> bool {
+    match addr.to_ip() {
+        IpAddr::V4(ip) => ip.octets()[0] != 0 && !ip.is_multicast() && !ip.is_broadcast(),
+        IpAddr::V6(ip) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_unicast_link_local(),
+    }
 }
 
 /// An [`DirectorError::Invalid`].

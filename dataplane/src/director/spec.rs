@@ -81,9 +81,9 @@ pub struct RealSpec {
     pub tunnel: TunnelSpec,
     /// 0 to 2^31 - 1; 0 quiesces.
     pub weight: u32,
-    /// `-x`: upper connection threshold, 0 to 65535, 0 for none.
+    /// `-x`: upper connection threshold, 0 to 2^31 - 1, 0 for none.
     pub upper: u32,
-    /// `-y`: lower connection threshold, 0 to 65535, 0 for none.
+    /// `-y`: lower connection threshold, 0 to `upper`, 0 for none.
     pub lower: u32,
 }
 

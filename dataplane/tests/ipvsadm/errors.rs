@@ -1,12 +1,14 @@
 //! errors.txt: 130 commands, each with message and exit status.
 
+use xvs_dataplane::ipvsadm::Backend;
+
 use crate::{
     golden::{Output, Step, read, run},
     model::Model,
 };
 
 /// xvs has no sync daemons: it refuses to start one where the kernel would have done something.
-const DAEMONS: &[&str] = &[
+pub(crate) const DAEMONS: &[&str] = &[
     "ipvsadm --start-daemon master",
     "ipvsadm --start-daemon master --mcast-interface nosuch0",
     "ipvsadm --start-daemon master --mcast-interface eth1 --syncid 255",
@@ -14,24 +16,17 @@ const DAEMONS: &[&str] = &[
     "ipvsadm --stop-daemon master",
 ];
 
-/// What was there before each command.
-fn before() -> Model {
-    let mut model = Model::new();
-    for command in [
+/// The step as it was recorded: output, status, and the rule that was new afterwards.
+pub(crate) fn as_recorded(backend: &mut dyn Backend, command: &str) -> String {
+    for before in [
         "ipvsadm -A -t 10.0.0.1:80 -s rr",
         "ipvsadm -a -t 10.0.0.1:80 -r 10.2.0.11:8080 -m",
         "ipvsadm -A -f 1 -s rr",
     ] {
-        assert_eq!(run(command, &mut model).status, 0, "{command}");
+        run(before, backend);
     }
-    model
-}
-
-/// The step as it was recorded: output, status, and the rule that was new afterwards.
-fn as_recorded(command: &str) -> String {
-    let mut model = before();
-    let rules = run("ipvsadm -Sn", &mut model).out;
-    let Output { out, err, status } = run(command, &mut model);
+    let rules = run("ipvsadm -Sn", backend).out;
+    let Output { out, err, status } = run(command, backend);
     let mut text = String::new();
     for (title, part) in [("[stdout]\n", out), ("[stderr]\n", err)] {
         if !part.is_empty() {
@@ -40,7 +35,7 @@ fn as_recorded(command: &str) -> String {
         }
     }
     text += &format!("[exit {status}]\n");
-    let now = run("ipvsadm -Sn", &mut model).out;
+    let now = run("ipvsadm -Sn", backend).out;
     let new: Vec<_> = now.lines().filter(|rule| !rules.contains(rule)).collect();
     // The recording looked for one new rule, and only after single commands.
     if let ([rule], false) = (&new[..], command.contains("; ")) {
@@ -55,7 +50,7 @@ fn every_message_and_exit_status_is_ipvsadms() {
     assert_eq!(steps.len(), 130);
     let mut wrong = Vec::new();
     for Step { command, output } in &steps {
-        let got = as_recorded(command);
+        let got = as_recorded(&mut Model::new(), command);
         if DAEMONS.contains(&command.as_str()) {
             continue;
         }
@@ -69,7 +64,7 @@ fn every_message_and_exit_status_is_ipvsadms() {
 #[test]
 fn a_sync_daemon_is_refused_in_so_many_words() {
     assert_eq!(
-        as_recorded("ipvsadm --start-daemon backup"),
+        as_recorded(&mut Model::new(), "ipvsadm --start-daemon backup"),
         "[stderr]\nxvs has no backup sync daemon: flows are not synchronised\n[exit 255]\n"
     );
 }

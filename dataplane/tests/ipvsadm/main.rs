@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail by panicking")]
 
 mod dialect;
+mod director;
 mod errors;
 mod golden;
 mod listings;
