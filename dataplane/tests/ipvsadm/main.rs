@@ -8,3 +8,4 @@ mod errors;
 mod golden;
 mod listings;
 mod model;
+mod roundtrip;
