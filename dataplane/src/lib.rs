@@ -16,6 +16,7 @@ pub mod forward;
 pub mod fragment;
 pub mod outbox;
 pub mod packet;
+pub mod pipeline;
 pub mod rng;
 pub mod route;
 pub mod sched;
@@ -26,6 +27,8 @@ pub mod wire;
 
 pub mod io;
 pub mod steering;
+
+pub mod worker;
 
 pub mod director;
 pub mod ipvsadm;

@@ -98,6 +98,20 @@ pub const fn is_active(protocol: u8, state: u8) -> bool {
     }
 }
 
+/// Whether a flow in this state has not been established yet: it is given up first when room is
+/// short.
+#[inline]
+pub const fn is_half_open(protocol: u8, state: u8) -> bool {
+    match protocol {
+        protocol::TCP => {
+            state == tcp::State::None as u8
+                || (is_active(protocol, state) && state != tcp::State::Established as u8)
+        }
+        protocol::SCTP => state < sctp::State::Established as u8,
+        _ => false,
+    }
+}
+
 /// How `ipvsadm -Lc` calls a flow's state; templates have names of their own:
 /// [`template_state_name`].
 pub fn state_name(protocol: u8, state: u8) -> &'static str {

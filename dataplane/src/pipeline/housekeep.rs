@@ -1,0 +1,54 @@
+//! What is done between bursts, in bounded shares: flows expire, half-open ones make room.
+
+use super::{Context, Pipeline, advance::bound};
+use crate::{
+    clock::Tick,
+    endpoint::AVAILABLE,
+    flow::{Entry, Expiry, flag::TEMPLATE, timeout},
+};
+
+/// Half-open flows given up in one turn at most.
+const GIVEN_UP: usize = 64;
+
+/// Ends flows: knows their time-outs, and settles what they counted as.
+struct Settle<'a>(&'a Context<'a>);
+
+impl Expiry for Settle<'_> {
+    fn deadline(&mut self, flow: &Entry) -> Tick {
+        let cx = self.0;
+        let control = flow.control();
+        let orphan = cx.snapshot.settings.expire_nodest_conn
+            && cx.endpoints.get(flow.real()).flags() & AVAILABLE == 0;
+        if orphan {
+            return cx.now;
+        }
+        let ticks = if control.class() == timeout::OWN && control.has(TEMPLATE) {
+            flow.template_timeout()
+        } else {
+            cx.snapshot.timeouts.ticks(control.class())
+        };
+        flow.seen().plus(ticks)
+    }
+
+    fn expired(&mut self, flow: &Entry) {
+        let cx = self.0;
+        cx.endpoints.get(flow.real()).unbind(bound(flow.control()));
+        cx.stats.work.flows_expired.add(1);
+    }
+}
+
+impl Pipeline {
+    /// A bounded share of housekeeping: passes at most `slots` slots of the flow table.
+    pub fn housekeep(&mut self, now: Tick, slots: usize) {
+        let held = self.hold();
+        let cx = held.context(now);
+        let mut settle = Settle(&cx);
+        self.table.give_up_half_open(GIVEN_UP, cx.endpoints, &mut settle);
+        self.table.sweep(now, slots, cx.endpoints, &mut settle);
+    }
+
+    /// Gives up packets that have waited too long for their next hop.
+    pub fn give_up_parked(&mut self, now: Tick) {
+        self.expire_parked(now);
+    }
+}

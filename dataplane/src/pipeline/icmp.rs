@@ -1,0 +1,158 @@
+//! ICMP messages that come in: echo requests to a VIP, errors about flows, errors about tunnels.
+//!
+//! An error about a flow goes where the flow's packets go, by the same method; it counts, but
+//! changes neither state nor time-out. An error about one of our tunnel's outer packets is turned
+//! into one about the packet inside and given to the client; "too big" also teaches us the path's
+//! MTU. Differing from the kernel: it drops ICMPv6 errors from real servers (it verifies their
+//! checksum without the pseudo header); we pass them on.
+//! Source: Linux `ip_vs_core.c`, `ip_vs_in_icmp`, `ip_vs_out_icmp`.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{Context, Met, Outcome, Pipeline, send::Hop};
+use crate::{
+    addr::{Addr, Family},
+    flow::{Direction, Entry, FlowRef},
+    packet::Packet,
+    verdict::{DropReason, Verdict},
+    wire::{
+        frame::{Kind, Parsed},
+        gre, gue, icmp, protocol,
+        quote::{self, Quote},
+        udp,
+    },
+};
+
+/// Least path MTU that an ICMP error can make us believe, as `net.ipv4.route.min_pmtu`.
+const MTU_MIN: u32 = 552;
+
+impl Pipeline {
+    /// An ICMP message, or another packet that belongs to no flow.
+    #[cold]
+    pub(super) fn icmp(
+        &mut self,
+        cx: &Context<'_>,
+        packet: &mut Packet<'_>,
+        parsed: Met<'_>,
+    ) -> Outcome {
+        match parsed.kind {
+            Kind::Echo if cx.snapshot.is_vip(parsed.key.destination) => {
+                self.echo(cx, packet, &parsed)
+            }
+            Kind::IcmpError => self.flow_error(cx, packet, parsed),
+            Kind::Other if parsed.quoted_l3 != 0 => self.tunnel_error(cx, packet, &parsed),
+            _ => Ok(Verdict::Host),
+        }
+    }
+
+    /// An error about a packet that travelled against it.
+    fn flow_error(
+        &mut self,
+        cx: &Context<'_>,
+        packet: &mut Packet<'_>,
+        parsed: Met<'_>,
+    ) -> Outcome {
+        match cx.table.lookup(&parsed.key.reversed(), cx.endpoints) {
+            Some((flow, Direction::ToReal)) => {
+                let hop = hop(flow, parsed.longest);
+                let octets = u64::from(parsed.end - parsed.l3);
+                cx.stats.endpoint(hop.real).count_in(octets);
+                self.forward(cx, packet, &parsed, hop)
+            }
+            Some((flow, Direction::ToClient)) => {
+                let hop = hop(flow, parsed.longest);
+                let path = self.client_path(cx, &flow);
+                self.may_reply(cx, packet, parsed, &path)?;
+                let octets = u64::from(parsed.end - parsed.l3);
+                cx.stats.endpoint(hop.real).count_out(octets);
+                self.reply(cx, packet, &parsed, (hop, &path))
+            }
+            // UDP may be what our own GUE packets look like.
+            None => self.tunnel_error(cx, packet, &parsed),
+        }
+    }
+
+    /// An error about a packet of one of our tunnels, or about something that is not ours.
+    fn tunnel_error(
+        &mut self,
+        cx: &Context<'_>,
+        packet: &mut Packet<'_>,
+        parsed: &Parsed,
+    ) -> Outcome {
+        let bytes = packet.bytes();
+        let end = usize::from(parsed.end);
+        let outer = bytes.get(usize::from(parsed.quoted_l3)..end).and_then(quote::read);
+        let Some((outer, inside)) = outer.and_then(|outer| {
+            let payload = bytes.get(usize::from(parsed.quoted_l3) + outer.transport?..end)?;
+            Some((outer, inner_packet(&outer, payload)?))
+        }) else {
+            return Ok(Verdict::Host);
+        };
+        let Some(inner) = quote::read(inside).filter(Quote::has_ports) else {
+            return Ok(Verdict::Host);
+        };
+        let Some((flow, Direction::ToReal)) = cx.table.lookup(&inner.key, cx.endpoints) else {
+            return Ok(Verdict::Host);
+        };
+        let hop = hop(flow, 0);
+        if cx.endpoints.get(hop.real).addr() != outer.key.destination {
+            return Ok(Verdict::Host);
+        }
+        let l4 = usize::from(parsed.l4);
+        let header: &[u8; icmp::LEN] =
+            bytes.get(l4..).and_then(|m| m.first_chunk()).ok_or(DropReason::Truncated)?;
+        let message = icmp::Header::parse(header);
+        self.relay(cx, (parsed.family, message), (&inner, inside), hop)
+    }
+
+    /// Learns from an error about a tunnel packet and tells the client, if it can be told.
+    fn relay(
+        &mut self,
+        cx: &Context<'_>,
+        (family, message): (Family, icmp::Header),
+        (inner, inside): (&Quote, &[u8]),
+        hop: Hop,
+    ) -> Outcome {
+        let real = cx.endpoints.get(hop.real);
+        let room = self.room(cx, hop);
+        let too_big = icmp::Header::too_big(family, 0);
+        if (message.kind, message.code) == (too_big.kind, too_big.code) {
+            let mtu = (message.rest & 0xffff).max(MTU_MIN);
+            real.load.learned_mtu.store(mtu, Relaxed);
+            real.load.learned_at.store(cx.now.0, Relaxed);
+        }
+        if family == Family::V6 || inner.family == Family::V6 {
+            // The kernel tells the client nothing here; its next packet gets the right answer.
+            return Ok(Verdict::Consumed);
+        }
+        let is_too_big = (message.kind, message.code) == (too_big.kind, too_big.code);
+        let rest = if is_too_big { u32::from(room) } else { message.rest };
+        let (vip, client): (Addr, Addr) = (inner.key.destination, inner.key.source);
+        self.report(cx, inside, (icmp::Header { rest, ..message }, vip, client), Some(hop));
+        Ok(Verdict::Consumed)
+    }
+}
+
+/// Where a flow's packets go.
+fn hop(flow: FlowRef<'_>, longest: u16) -> Hop {
+    let entry: &Entry = &flow;
+    Hop {
+        virt: entry.virt(),
+        real: entry.real(),
+        method: super::advance::method(entry.control()),
+        longest,
+    }
+}
+
+/// The client's packet inside a quoted tunnel packet, as far as it is quoted.
+fn inner_packet<'a>(outer: &Quote, payload: &'a [u8]) -> Option<&'a [u8]> {
+    match outer.key.protocol {
+        protocol::IPIP | protocol::IPV6 => Some(payload),
+        protocol::GRE => payload.get(gre::parse(payload)?.1..),
+        protocol::UDP => {
+            let message = payload.get(udp::LEN..)?;
+            message.get(gue::parse(message)?.1..)
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,183 @@
+//! A packet of no known flow: opens one, is answered, or belongs to the host.
+//!
+//! Source: Linux `ip_vs_core.c`, `ip_vs_try_to_schedule`, `ip_vs_schedule`, `ip_vs_out_hook`;
+//! `ip_vs_conn.c`, `ip_vs_conn_new`.
+
+use super::{
+    Context, Met, Outcome, Pipeline,
+    advance::{method, method_flags},
+    send::Hop,
+};
+use crate::{
+    endpoint::{Bound, EndpointId, Method},
+    flow::{
+        Direction, Entry, FlowId, InsertError, Inserted, NewFlow,
+        flag::{HALF_OPEN, INACTIVE, NO_OUTPUT, ONE_WAY},
+        state::{self, Sloppy},
+        tcp, timeout,
+    },
+    packet::Packet,
+    sched::Pick,
+    service::Service,
+    verdict::{DropReason, Verdict},
+    wire::{frame::Parsed, protocol},
+};
+
+impl Pipeline {
+    /// A packet that no flow knows.
+    #[cold]
+    pub(super) fn miss(
+        &mut self,
+        cx: &Context<'_>,
+        packet: &mut Packet<'_>,
+        parsed: Met<'_>,
+    ) -> Outcome {
+        match cx.snapshot.find(&parsed.key) {
+            Some(service) => self.open(cx, packet, parsed, service),
+            None => self.unknown(cx, packet, &parsed),
+        }
+    }
+
+    /// A packet to a service: schedules it if it may open a flow.
+    fn open(
+        &mut self,
+        cx: &Context<'_>,
+        packet: &mut Packet<'_>,
+        parsed: Met<'_>,
+        service: &Service,
+    ) -> Outcome {
+        let settings = &cx.snapshot.settings;
+        let sloppy = Sloppy { tcp: settings.sloppy_tcp, sctp: settings.sloppy_sctp };
+        let protocol = parsed.key.protocol;
+        if parsed.short && protocol != protocol::UDP {
+            return Err(DropReason::ShortTransport);
+        }
+        if !state::opens(protocol, parsed.flags, sloppy) {
+            return self.stray(cx, packet, &parsed);
+        }
+        let Some(real) = self.pick(cx, &parsed, service) else {
+            self.port_unreachable(cx, packet, &parsed);
+            return Err(DropReason::NoRealServer);
+        };
+        let method = cx.endpoints.get(real).method();
+        if service.one_packet && protocol == protocol::UDP {
+            let octets = u64::from(parsed.end - parsed.l3);
+            cx.stats.endpoint(real).conns.add(1);
+            cx.stats.endpoint(real).count_in(octets);
+            let hop = Hop { virt: service.endpoint, real, method, longest: parsed.longest };
+            return self.forward(cx, packet, &parsed, hop);
+        }
+        let (id, direction) =
+            self.create(cx, &parsed, service.endpoint, (real, method)).inspect_err(|_| {
+                cx.stats.work.flows_refused.add(1);
+            })?;
+        let flow = cx.table.get(id).ok_or(DropReason::TableFull)?;
+        match direction {
+            Direction::ToReal => self.request(cx, packet, parsed, flow),
+            Direction::ToClient => self.response(cx, packet, parsed, flow),
+        }
+    }
+
+    /// The real server of a new flow.
+    fn pick(&mut self, cx: &Context<'_>, parsed: &Parsed, service: &Service) -> Option<EndpointId> {
+        let pick = Pick {
+            reals: &service.reals,
+            endpoints: cx.endpoints,
+            client: parsed.key.source,
+            client_port: parsed.key.source_port,
+            destination: parsed.key.destination,
+            destination_port: parsed.key.destination_port,
+            protocol: parsed.key.protocol,
+            now: cx.now,
+        };
+        let at = service.scheduler.pick(&pick, &service.state, &mut self.rng)?;
+        service.reals.get(at).map(|real| real.id)
+    }
+
+    /// Makes a flow: bound to its real server, inactive, without a state. Another worker may have
+    /// been faster: then it is that one's flow.
+    fn create(
+        &mut self,
+        cx: &Context<'_>,
+        parsed: &Parsed,
+        virt: EndpointId,
+        (real, method): (EndpointId, Method),
+    ) -> Result<(FlowId, Direction), DropReason> {
+        let one_way = if method.translates() { 0 } else { ONE_WAY | NO_OUTPUT };
+        let half_open = if state::is_half_open(parsed.key.protocol, 0) { HALF_OPEN } else { 0 };
+        let new = NewFlow {
+            key: parsed.key,
+            virt,
+            real,
+            state: 0,
+            class: timeout::FRESH,
+            flags: INACTIVE | one_way | half_open | method_flags(method),
+            timeout: cx.snapshot.timeouts.ticks(timeout::FRESH),
+            local: None,
+        };
+        // Bound before it is visible: the load is never less than what flows name.
+        cx.endpoints.get(real).bind(Bound::Inactive);
+        match self.table.insert(&new, cx.endpoints, cx.now) {
+            Ok(Inserted::New(flow)) => {
+                cx.stats.work.flows_created.add(1);
+                cx.stats.endpoint(real).conns.add(1);
+                self.want_client(cx, &flow);
+                Ok((flow.id(), Direction::ToReal))
+            }
+            Ok(Inserted::Existing(flow, direction)) => {
+                cx.endpoints.get(real).unbind(Bound::Inactive);
+                Ok((flow.id(), direction))
+            }
+            Err(error) => {
+                cx.endpoints.get(real).unbind(Bound::Inactive);
+                Err(match error {
+                    InsertError::Full | InsertError::NoRoom => DropReason::TableFull,
+                    InsertError::HalfOpen => DropReason::HalfOpenQuota,
+                })
+            }
+        }
+    }
+
+    /// Asks for the client's link address as soon as its flow begins, so that it is known when
+    /// the first reply comes.
+    fn want_client(&self, cx: &Context<'_>, flow: &Entry) {
+        if method(flow.control()).translates() {
+            let path = self.client_path(cx, flow);
+            if path.routed && !path.resolved {
+                self.want(&path);
+            }
+        }
+    }
+
+    /// A packet to a service that opens no flow and belongs to none: what the host's own stack
+    /// would say, which knows no such connection either.
+    fn stray(&mut self, cx: &Context<'_>, packet: &Packet<'_>, parsed: &Parsed) -> Outcome {
+        if parsed.key.protocol != protocol::TCP {
+            return Ok(Verdict::Host);
+        }
+        if parsed.flags & tcp::RST == 0 {
+            self.reset(cx, packet, parsed);
+        }
+        Ok(Verdict::Consumed)
+    }
+
+    /// A packet to no service.
+    fn unknown(&mut self, cx: &Context<'_>, packet: &mut Packet<'_>, parsed: &Parsed) -> Outcome {
+        let key = &parsed.key;
+        if cx.snapshot.is_vip(key.source)
+            && let Some((flow, Direction::ToReal)) = cx.table.lookup(&key.reversed(), cx.endpoints)
+            && flow.control().has(ONE_WAY)
+        {
+            return Ok(self.passing_reply(cx, packet, parsed, flow));
+        }
+        let name = (key.protocol, key.source, key.source_port);
+        if cx.snapshot.settings.nat_icmp_send && cx.snapshot.nat_reals.contains(&name) {
+            let reset = key.protocol == protocol::TCP && parsed.flags & tcp::RST != 0;
+            if !reset {
+                self.port_unreachable(cx, packet, parsed);
+                return Err(DropReason::NoDestination);
+            }
+        }
+        Ok(Verdict::Host)
+    }
+}

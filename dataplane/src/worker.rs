@@ -1,0 +1,174 @@
+//! The loop each worker thread runs: one core, one queue of every interface, to completion.
+//!
+//! A turn: put a new snapshot in force if one waits, read the clock once, take at most one burst,
+//! decide, transmit, then a bounded share of housekeeping. An idle worker spins for a while and
+//! then sleeps in [`Io::wait`], so a quiet box costs nothing and a busy one never sleeps.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::{
+    clock::Clock, flow::TableWorker, io::Io, pipeline::Pipeline, service::Snapshot,
+    stats::WorkerStats,
+};
+
+/// Flow slots passed per turn: a table of 10 million flows is swept once a second at 20,000 turns
+/// per second, and an idle worker takes this many turns before it sleeps at all.
+const SWEEP_SLOTS: usize = 4096;
+
+/// How long an idle worker sleeps at most: flows expire and a stop is seen this late.
+const IDLE_WAIT: Duration = Duration::from_millis(100);
+
+/// Nanoseconds between two looks at packets that wait for a next hop.
+const PARKED_NANOS: u64 = 100_000_000;
+
+/// The worker's end of what it exchanges with control.
+#[derive(Debug)]
+pub struct WorkerLink {
+    /// Configurations to be put in force.
+    pub incoming: Receiver<Arc<Snapshot>>,
+    /// Configurations no longer in force, to be freed by control and not on the packet path.
+    pub retired: Sender<Arc<Snapshot>>,
+    /// Set by control to make the worker end.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// One worker: devices, a clock, and the pipeline between them.
+#[derive(Debug)]
+pub struct Worker<I, C> {
+    /// Where packets come from and go to.
+    io: I,
+    /// The only source of time below this point.
+    clock: C,
+    /// What is done with each packet.
+    pipeline: Pipeline,
+    /// Control's orders.
+    link: WorkerLink,
+    /// Counters.
+    stats: Arc<WorkerStats>,
+    /// How long to spin before sleeping, in nanoseconds.
+    spin_nanos: u64,
+    /// When the last packet came.
+    busy_at: u64,
+    /// When the packets that wait for a next hop were last looked at.
+    parked_at: u64,
+}
+
+impl<I: Io, C: Clock> Worker<I, C> {
+    /// A worker over these devices.
+    pub fn new(io: I, clock: C, pipeline: Pipeline, link: WorkerLink, spin: Duration) -> Self {
+        let busy_at = clock.nanos();
+        let spin_nanos = u64::try_from(spin.as_nanos()).unwrap_or(u64::MAX);
+        let stats = Arc::clone(pipeline.stats());
+        Self { io, clock, pipeline, link, stats, spin_nanos, busy_at, parked_at: busy_at }
+    }
+
+    /// Takes turns until it is told to stop.
+    ///
+    /// # Errors
+    ///
+    /// A device is gone.
+    pub fn run(&mut self) -> io::Result<()> {
+        while !self.link.stop.load(Relaxed) {
+            let nanos = self.clock.nanos();
+            if self.turn()? > 0 {
+                self.busy_at = nanos;
+            } else if nanos.saturating_sub(self.busy_at) >= self.spin_nanos {
+                self.sleep()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One turn; returns how many packets came. A simulation calls this instead of
+    /// [`Worker::run`].
+    ///
+    /// # Errors
+    ///
+    /// A device is gone.
+    pub fn turn(&mut self) -> io::Result<usize> {
+        let now = self.clock.now();
+        if let Ok(snapshot) = self.link.incoming.try_recv() {
+            let old = self.pipeline.adopt(snapshot, now);
+            // Control has gone away if nobody takes it: then it is freed here.
+            self.link.retired.try_send(old).ok();
+        }
+        let Self { io, pipeline, stats, .. } = self;
+        let received = io.burst(
+            |burst| pipeline.process(burst, now),
+            |device, octets, verdict| stats.device(device).settle(octets, verdict),
+        )?;
+        if !pipeline.outbox_mut().is_empty() {
+            send_own(io, pipeline, stats);
+        }
+        io.flush()?;
+        self.pipeline.housekeep(now, SWEEP_SLOTS);
+        let nanos = self.clock.nanos();
+        if nanos.saturating_sub(self.parked_at) >= PARKED_NANOS {
+            self.parked_at = nanos;
+            self.pipeline.give_up_parked(now);
+        }
+        stats_of(&self.stats, received);
+        Ok(received)
+    }
+
+    /// Sleeps until there is something to do; other workers need not wait for this one meanwhile.
+    fn sleep(&mut self) -> io::Result<()> {
+        self.stats.work.sleeps.add(1);
+        self.table().offline();
+        let woken = self.io.wait(IDLE_WAIT);
+        self.table().online();
+        woken
+    }
+
+    /// This worker's hold on the flow table.
+    const fn table(&mut self) -> &mut TableWorker {
+        self.pipeline.table_mut()
+    }
+
+    /// The devices.
+    pub const fn io_mut(&mut self) -> &mut I {
+        &mut self.io
+    }
+
+    /// The clock.
+    pub const fn clock(&self) -> &C {
+        &self.clock
+    }
+
+    /// The pipeline.
+    pub const fn pipeline_mut(&mut self) -> &mut Pipeline {
+        &mut self.pipeline
+    }
+}
+
+/// Sends what the pipeline made itself.
+fn send_own(io: &mut impl Io, pipeline: &mut Pipeline, stats: &WorkerStats) {
+    let outbox = pipeline.outbox_mut();
+    for (device, frame) in outbox.frames() {
+        let counters = stats.device(device);
+        if io.send(device, frame) {
+            counters.originated.add(1);
+        } else {
+            counters.originated_lost.add(1);
+        }
+    }
+    let lost = outbox.clear();
+    stats.device(crate::verdict::DeviceId(0)).originated_lost.add(u64::from(lost));
+}
+
+/// Counts a turn.
+fn stats_of(stats: &WorkerStats, received: usize) {
+    stats.work.turns.add(1);
+    if received == 0 {
+        stats.work.idle_turns.add(1);
+    }
+}
