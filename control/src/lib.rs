@@ -8,5 +8,6 @@ pub mod config;
 pub mod convert;
 pub mod estimator;
 pub mod field;
+pub mod nexthop;
 pub mod proto;
 pub mod words;

@@ -1,0 +1,220 @@
+//! From netlink messages to the dataplane's vocabulary. Pure.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use dataplane::{
+    addr::Addr,
+    director::network::{Interface, Route},
+    verdict::DeviceId,
+};
+use rtnetlink::packet_route::{
+    AddressFamily,
+    address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
+    link::{LinkAttribute, LinkMessage},
+    neighbour::{
+        NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage,
+    },
+    route::{
+        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
+        RouteNextHop, RouteNextHopFlags, RouteType, RouteVia,
+    },
+};
+
+/// Neighbour states (`NUD_*`) whose link address is valid.
+const REACHABLE: u16 = 0x02;
+const NOARP: u16 = 0x40;
+const PERMANENT: u16 = 0x80;
+const USABLE: u16 = REACHABLE | 0x04 | 0x08 | 0x10 | NOARP | PERMANENT;
+
+/// Where a route leads: device and gateway.
+type Hop = (DeviceId, Option<Addr>);
+
+/// What we know of one neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// Its link address, while that is valid.
+    pub(super) mac: Option<[u8; 6]>,
+    /// Whether the kernel keeps it resolved by itself.
+    pub(super) managed: bool,
+    /// Whether it was fixed by the administrator, or needs no resolution.
+    pub(super) fixed: bool,
+    /// Whether the kernel has confirmed it lately.
+    pub(super) reachable: bool,
+}
+
+/// An interface, without its addresses yet.
+pub(super) fn interface(device: DeviceId, name: &str, message: &LinkMessage) -> Interface {
+    let mut interface = Interface {
+        device,
+        name: name.to_owned(),
+        index: message.header.index,
+        mac: [0; 6],
+        mtu: u16::MAX,
+        addrs: Vec::new(),
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::Address(octets) => {
+                interface.mac = octets.as_slice().try_into().unwrap_or_default();
+            }
+            // The loopback's 65536 octets are more than an IPv4 packet can have.
+            LinkAttribute::Mtu(mtu) => interface.mtu = (*mtu).try_into().unwrap_or(u16::MAX),
+            _ => {}
+        }
+    }
+    interface
+}
+
+/// The interface's index, and an address with its prefix length that may be used as a source:
+/// not one that duplicate address detection has still to confirm, or has refused.
+pub(super) fn address(message: &AddressMessage) -> Option<(u32, (Addr, u8))> {
+    let unusable = AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed;
+    let optimistic = message.header.flags.contains(AddressHeaderFlags::Optimistic);
+    if message.header.flags.intersects(unusable) && !optimistic {
+        return None;
+    }
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(ip) => Some(*ip),
+        _ => None,
+    });
+    // On a point-to-point link `Address` is the peer's.
+    let plain = || {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(ip) => Some(*ip),
+            _ => None,
+        })
+    };
+    let ip = local.or_else(plain)?;
+    Some((message.header.index, (ip.into(), message.header.prefix_len)))
+}
+
+/// Whether a message is about a route that [`route`] could take.
+pub(super) fn is_main_unicast(message: &RouteMessage) -> bool {
+    let header = &message.header;
+    let table = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    table.unwrap_or_else(|| header.table.into()) == RouteHeader::RT_TABLE_MAIN.into()
+        && header.kind == RouteType::Unicast
+        && matches!(header.address_family, AddressFamily::Inet | AddressFamily::Inet6)
+        // Routes for a TOS or a source, and what IPv6 learnt for one destination.
+        && header.tos == 0
+        && header.source_prefix_length == 0
+        && !header.flags.contains(RouteFlags::Cloned)
+}
+
+/// A unicast route of the main table, if it leaves through one of ours. Of several next hops the
+/// first that is ours and alive counts: the kernel would spread flows, we take one path.
+/// Routes that need an encapsulation (MPLS, SRv6) are not ours.
+pub(super) fn route(
+    message: &RouteMessage,
+    device_of: impl Fn(u32) -> Option<DeviceId>,
+) -> Option<Route> {
+    if !is_main_unicast(message) || message.header.flags.contains(RouteFlags::Dead) {
+        return None;
+    }
+    let unspecified = match message.header.address_family {
+        AddressFamily::Inet => Addr::v4(0),
+        _ => Addr::v6(Ipv6Addr::UNSPECIFIED.to_bits()),
+    };
+    let length = message.header.destination_prefix_length;
+    let (mut prefix, mut source, mut metric, mut mtu) = ((unspecified, length), None, 0, None);
+    let mut hop = single_hop(&message.attributes, &device_of);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => prefix.0 = addr(address)?,
+            RouteAttribute::PrefSource(address) => source = addr(address),
+            RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::Metrics(metrics) => mtu = route_mtu(metrics),
+            RouteAttribute::MultiPath(hops) => hop = first_hop(hops, &device_of),
+            _ => {}
+        }
+    }
+    let (device, gateway) = hop?;
+    Some(Route { prefix, device, gateway, source, metric, mtu })
+}
+
+/// Device and gateway of a route with one next hop.
+fn single_hop(
+    attributes: &[RouteAttribute],
+    device_of: impl Fn(u32) -> Option<DeviceId>,
+) -> Option<Hop> {
+    let index = attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    });
+    Some((device_of(index?)?, gateway(attributes)?))
+}
+
+/// The first of several next hops that is ours and alive.
+fn first_hop(hops: &[RouteNextHop], device_of: impl Fn(u32) -> Option<DeviceId>) -> Option<Hop> {
+    hops.iter()
+        .filter(|hop| !hop.flags.contains(RouteNextHopFlags::Dead))
+        .find_map(|hop| Some((device_of(hop.interface_index)?, gateway(&hop.attributes)?)))
+}
+
+/// The gateway among a next hop's attributes, if it has one; `None` if it needs an encapsulation.
+fn gateway(attributes: &[RouteAttribute]) -> Option<Option<Addr>> {
+    let mut gateway = None;
+    for attribute in attributes {
+        match attribute {
+            RouteAttribute::Gateway(address) => gateway = addr(address),
+            RouteAttribute::Via(RouteVia::Inet(ip)) => gateway = Some(Addr::from(*ip)),
+            RouteAttribute::Via(RouteVia::Inet6(ip)) => gateway = Some(Addr::from(*ip)),
+            RouteAttribute::EncapType(_) => return None,
+            _ => {}
+        }
+    }
+    Some(gateway)
+}
+
+fn addr(address: &RouteAddress) -> Option<Addr> {
+    match address {
+        RouteAddress::Inet(ip) => Some(Addr::from(*ip)),
+        RouteAddress::Inet6(ip) => Some(Addr::from(*ip)),
+        _ => None,
+    }
+}
+
+fn route_mtu(metrics: &[RouteMetric]) -> Option<u16> {
+    metrics.iter().find_map(|metric| match metric {
+        RouteMetric::Mtu(mtu) if *mtu > 0 => Some((*mtu).try_into().unwrap_or(u16::MAX)),
+        _ => None,
+    })
+}
+
+/// The interface's index, the address and what is known of it, of a neighbour of ARP or neighbour
+/// discovery.
+pub(super) fn neighbour(message: &NeighbourMessage) -> Option<(u32, Addr, Entry)> {
+    let header = &message.header;
+    if !matches!(header.family, AddressFamily::Inet | AddressFamily::Inet6)
+        || header.flags.contains(NeighbourFlags::Proxy)
+    {
+        return None;
+    }
+    let (mut address, mut mac, mut managed) = (None, None, false);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => {
+                address = Some(Addr::from(IpAddr::V4(*ip)));
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => {
+                address = Some(Addr::from(IpAddr::V6(*ip)));
+            }
+            NeighbourAttribute::LinkLayerAddress(octets) => mac = octets.as_slice().try_into().ok(),
+            NeighbourAttribute::ExtFlags(flags) => {
+                managed = flags.contains(NeighbourExtFlags::Managed);
+            }
+            _ => {}
+        }
+    }
+    let state = u16::from(header.state);
+    let entry = Entry {
+        mac: mac.filter(|_| state & USABLE != 0),
+        managed,
+        fixed: state & (PERMANENT | NOARP) != 0,
+        reachable: state & REACHABLE != 0,
+    };
+    Some((header.ifindex, address?, entry))
+}
