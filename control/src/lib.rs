@@ -6,8 +6,11 @@
 pub mod adm;
 pub mod config;
 pub mod convert;
+pub mod engine;
 pub mod estimator;
 pub mod field;
 pub mod nexthop;
 pub mod proto;
+pub mod rpc;
+pub mod server;
 pub mod words;

@@ -1,9 +1,13 @@
-//! How addresses, masks and methods are written in text, the same in TOML and gRPC.
+//! How addresses, masks, methods and names are written in text, the same everywhere in control.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
 
 use dataplane::{
     addr::{Addr, Family},
+    director::spec::ServiceKey,
     endpoint::Method,
 };
 
@@ -98,6 +102,38 @@ pub fn method_name(method: Method) -> &'static str {
 pub fn parse_protocol(name: &str) -> Result<u8, String> {
     find(&PROTOCOLS, name)
         .ok_or_else(|| field::unknown("protocol", name, PROTOCOLS.iter().map(|(known, _)| *known)))
+}
+
+/// Writes a service's name: `TCP 10.0.0.1:80`, `TCP [fd00::1]:80`, `FWM 7`, `FWM 7 IPv6`.
+#[derive(Debug)]
+pub struct ServiceName<'a>(pub &'a ServiceKey);
+
+impl fmt::Display for ServiceName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self.0 {
+            ServiceKey::Address { protocol, addr, port } => {
+                let name = name_of(&PROTOCOLS, protocol).unwrap_or("ip");
+                write!(f, "{} {}", name.to_uppercase(), RealName { addr, port })
+            }
+            ServiceKey::Mark { mark, family: Family::V4 } => write!(f, "FWM {mark}"),
+            ServiceKey::Mark { mark, family: Family::V6 } => write!(f, "FWM {mark} IPv6"),
+        }
+    }
+}
+
+/// What names a real server within its service; written `10.2.0.11:80`, `[fd02::11]:80`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RealName {
+    /// Its address.
+    pub addr: Addr,
+    /// Its port.
+    pub port: u16,
+}
+
+impl fmt::Display for RealName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        SocketAddr::new(self.addr.to_ip(), self.port).fmt(f)
+    }
 }
 
 fn find<T: Copy>(table: &[(&str, T)], name: &str) -> Option<T> {

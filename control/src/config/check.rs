@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Where gRPC listens unless told otherwise.
-pub(super) const DEFAULT_SOCKET: &str = "/run/xvs/xvsd.sock";
+const DEFAULT_SOCKET: &str = "/run/xvs/xvsd.sock";
 
 /// Flows that fit unless told otherwise: about 100 MB.
 pub(super) const DEFAULT_FLOWS: u32 = 1 << 20;

@@ -1,11 +1,12 @@
 //! The configuration of the daemon: a TOML file, refused whole if anything in it is wrong.
 //!
-//! Three steps, each with its own kind of error: the text is TOML; it has the fields that there
-//! are ([`file`]); their values make sense ([`check`]). A message names the field by its path, says
+//! Four steps: the text is TOML; it has the fields that there are ([`file`]); their values make
+//! sense ([`check`]); and IPVS's rules take them together ([`ipvs`]). A message names the field by its path, says
 //! what is wrong and, for a misspelt name, what probably was meant.
 
 mod check;
 mod file;
+mod ipvs;
 
 use std::{
     fs, io,
@@ -175,7 +176,9 @@ impl Config {
         let document = toml::Deserializer::parse(text).map_err(|error| syntax(&error))?;
         let file: file::File = serde_path_to_error::deserialize(document)
             .map_err(|error| refused(&error.path().to_string(), error.inner().message()))?;
-        Ok(check::config(file)?)
+        let config = check::config(file)?;
+        ipvs::check(&config.desired, config.daemon.endpoints)?;
+        Ok(config)
     }
 }
 

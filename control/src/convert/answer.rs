@@ -120,6 +120,7 @@ pub const fn timeouts(timeouts: &TimeoutSpec) -> v1::Timeouts {
 
 /// A flow.
 pub fn flow(info: &FlowInfo) -> v1::Flow {
+    let engine = info.engine.as_ref();
     v1::Flow {
         protocol: info.protocol.into(),
         expires_seconds: info.expires_s,
@@ -131,6 +132,8 @@ pub fn flow(info: &FlowInfo) -> v1::Flow {
         out_packets: info.packets.1,
         in_bytes: info.bytes.0,
         out_bytes: info.bytes.1,
+        persistence_engine: engine.map(|engine| engine.name.clone()).unwrap_or_default(),
+        persistence_data: engine.map(|engine| engine.data.clone()).unwrap_or_default(),
     }
 }
 
@@ -147,6 +150,8 @@ fn family(family: Family) -> i32 {
 
 #[cfg(test)]
 mod tests {
+    use dataplane::director::spec::EngineData;
+
     use super::*;
 
     #[test]
@@ -168,7 +173,7 @@ mod tests {
             real: at(3, 8080),
             packets: (5, 4),
             bytes: (500, 4000),
-            engine: None,
+            engine: Some(EngineData { name: "sip".to_owned(), data: "a84b4c76e66710".to_owned() }),
         });
         let want =
             |address: &str, port| Some(v1::SocketAddress { address: address.to_owned(), port });
@@ -179,5 +184,9 @@ mod tests {
         assert_eq!((flow.in_bytes, flow.out_bytes), (500, 4000));
         assert_eq!((flow.protocol, flow.expires_seconds), (6, 899));
         assert_eq!(flow.state, "ESTABLISHED");
+        assert_eq!(
+            (flow.persistence_engine.as_str(), flow.persistence_data.as_str()),
+            ("sip", "a84b4c76e66710")
+        );
     }
 }

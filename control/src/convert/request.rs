@@ -15,7 +15,12 @@ use dataplane::{
     sched::SchedFlags,
 };
 
-use crate::{field::FieldError, proto::v1, words};
+use crate::{
+    engine::flows::{FlowFilter, FlowPage},
+    field::FieldError,
+    proto::v1,
+    words,
+};
 
 /// The scheduler of a service that names none: ipvsadm's.
 pub const DEFAULT_SCHEDULER: &str = "wlc";
@@ -28,6 +33,9 @@ pub const PERSISTENCE_MAX_S: u32 = 31 * 24 * 3600;
 
 /// The longest time-out ipvsadm takes, in seconds.
 pub const TIMEOUT_MAX_S: u32 = i32::MAX.cast_unsigned() / 1000;
+
+/// The most flows on one page: about one megabyte of answer.
+pub const FLOWS_PAGE_MAX: u32 = 10_000;
 
 type Result<T> = std::result::Result<T, FieldError>;
 
@@ -171,6 +179,70 @@ pub fn timeouts(message: &v1::Timeouts) -> Result<TimeoutSpec> {
         tcp_s: message.tcp_seconds,
         tcp_fin_s: message.tcp_fin_seconds,
         udp_s: message.udp_seconds,
+    })
+}
+
+/// A setting; values are numbers, as sysctl writes them.
+///
+/// # Errors
+///
+/// It has no name, or its value is not a number from 0 to 4294967295.
+pub fn setting(message: &v1::Setting) -> Result<(String, u32)> {
+    if message.name.is_empty() {
+        return Err(FieldError::missing("name"));
+    }
+    let Ok(value) = message.value.parse() else {
+        let reason = format!("`{}` is not a number from 0 to {}", message.value, u32::MAX);
+        return Err(FieldError::new("value", reason));
+    };
+    Ok((message.name.clone(), value))
+}
+
+/// Which flows are asked for.
+///
+/// # Errors
+///
+/// The page is too large, its token is not one of ours, or a filter is malformed.
+pub fn flow_page(message: &v1::ListFlowsRequest) -> Result<FlowPage> {
+    let limit = match message.page_size {
+        0 => 1000,
+        limit => limit,
+    };
+    in_range("page_size", limit, 1, FLOWS_PAGE_MAX)?;
+    let from = match message.page_token.as_str() {
+        "" => 0,
+        token => token.parse().map_err(|_not_a_number| {
+            FieldError::new("page_token", format!("`{token}` is no token of a page before"))
+        })?,
+    };
+    let filter = message.filter.clone().unwrap_or_default();
+    let filter = flow_filter(&filter).map_err(|error| error.within("filter"))?;
+    Ok(FlowPage { from, limit: limit as usize, filter })
+}
+
+fn flow_filter(message: &v1::FlowFilter) -> Result<FlowFilter> {
+    let protocol = match message.protocol {
+        0 => None,
+        number => Some(u8::try_from(number).map_err(|_not_8_bits| {
+            FieldError::new("protocol", format!("{number} is no protocol"))
+        })?),
+    };
+    let at = |name: &str, text: &str| match text {
+        "" => Ok(None),
+        text => addr(name, text).map(Some),
+    };
+    let on = |name: &str, value: Option<u32>| value.map(|value| port(name, value)).transpose();
+    Ok(FlowFilter {
+        protocol,
+        virt: (
+            at("virtual_address", &message.virtual_address)?,
+            on("virtual_port", message.virtual_port)?,
+        ),
+        client: (
+            at("client_address", &message.client_address)?,
+            on("client_port", message.client_port)?,
+        ),
+        real: (at("real_address", &message.real_address)?, on("real_port", message.real_port)?),
     })
 }
 

@@ -67,32 +67,22 @@ impl Director {
         TABLE.iter().map(|setting| (setting.name, (setting.get)(&self.settings))).collect()
     }
 
+    /// Says why [`Director::set_setting`] would refuse; changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// There is no such setting, or the value is out of its range.
+    pub fn check_setting(&self, name: &str, value: u32) -> Result<(), DirectorError> {
+        checked(name, value).map(|_| ())
+    }
+
     /// Changes a setting.
     ///
     /// # Errors
     ///
     /// There is no such setting, or the value is out of its range.
     pub fn set_setting(&mut self, name: &str, value: u32) -> Result<(), DirectorError> {
-        let Some(setting) = TABLE.iter().find(|setting| setting.name == name) else {
-            let known = SETTINGS.join(", ");
-            return Err(DirectorError::Invalid {
-                field: "setting",
-                reason: format!("`{name}` is not one of {known}"),
-            });
-        };
-        let in_between = setting.name == "secure_tcp" && !matches!(value, 0 | 3);
-        if value > setting.max || in_between {
-            let range = if setting.name == "secure_tcp" {
-                "0 or 3 (the automatic modes are not available)".to_owned()
-            } else {
-                format!("0 to {}", setting.max)
-            };
-            return Err(DirectorError::Invalid {
-                field: setting.name,
-                reason: format!("{value}; {range}"),
-            });
-        }
-        (setting.set)(&mut self.settings, value);
+        (checked(name, value)?.set)(&mut self.settings, value);
         self.generation += 1;
         Ok(())
     }
@@ -108,4 +98,28 @@ impl Director {
         self.timeouts.set(spec.tcp_s, spec.tcp_fin_s, spec.udp_s);
         self.generation += 1;
     }
+}
+
+/// The setting with this name, if it takes the value.
+fn checked(name: &str, value: u32) -> Result<&'static Setting, DirectorError> {
+    let Some(setting) = TABLE.iter().find(|setting| setting.name == name) else {
+        let known = SETTINGS.join(", ");
+        return Err(DirectorError::Invalid {
+            field: "setting",
+            reason: format!("`{name}` is not one of {known}"),
+        });
+    };
+    let in_between = setting.name == "secure_tcp" && !matches!(value, 0 | 3);
+    if value > setting.max || in_between {
+        let range = if setting.name == "secure_tcp" {
+            "0 or 3 (the automatic modes are not available)".to_owned()
+        } else {
+            format!("0 to {}", setting.max)
+        };
+        return Err(DirectorError::Invalid {
+            field: setting.name,
+            reason: format!("{value}; {range}"),
+        });
+    }
+    Ok(setting)
 }

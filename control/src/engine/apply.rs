@@ -1,0 +1,196 @@
+//! A whole configuration in one step: all of it or nothing.
+//!
+//! Everything that can be refused is found before anything is changed, so there is nothing to take
+//! back. Both the gRPC Apply and the configuration file at start and on SIGHUP come this way.
+
+use dataplane::director::{
+    Applied, ApplyError, Director,
+    spec::{DirectorError, ServiceKey, TimeoutSpec},
+};
+
+use super::{EngineError, State};
+use crate::{
+    config::Desired,
+    words::{RealName, ServiceName},
+};
+
+/// Where in a configuration the fault is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyRefused {
+    /// In a service or one of its real servers.
+    #[error(transparent)]
+    Service(#[from] ApplyError),
+    /// In the setting at this place of the list.
+    #[error("{error}")]
+    Setting {
+        /// Its place in [`Desired::settings`].
+        at: usize,
+        /// Its name.
+        name: String,
+        /// The fault.
+        error: DirectorError,
+    },
+}
+
+/// What becomes of a thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// It is new.
+    Created,
+    /// It differs from what it was.
+    Updated,
+    /// It goes.
+    Deleted,
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// What becomes of it.
+    pub kind: ChangeKind,
+    /// The service; `None` if a time-out or a setting changes.
+    pub service: Option<ServiceKey>,
+    /// The real server; `None` if the service itself changes.
+    pub real: Option<RealName>,
+    /// The change in words.
+    pub description: String,
+}
+
+impl State {
+    /// Says what [`State::apply`] would change, or why it would be refused.
+    ///
+    /// # Errors
+    ///
+    /// As [`State::apply`].
+    pub fn plan(
+        &self,
+        desired: &Desired,
+        expected: Option<u64>,
+    ) -> Result<Vec<Change>, EngineError> {
+        let present = self.director.generation();
+        match expected {
+            Some(expected) if expected != present => {
+                return Err(EngineError::Generation { expected, present });
+            }
+            _ => {}
+        }
+        let mut changes = settings(&self.director, desired)?;
+        changes.extend(timeouts(&self.director, desired));
+        let plan = self.director.plan(&desired.services).map_err(ApplyRefused::from)?;
+        changes.extend(described(&plan));
+        Ok(changes)
+    }
+
+    /// Makes the state equal to `desired`, and says what that changed.
+    ///
+    /// # Errors
+    ///
+    /// `expected` is not the present generation, or something in `desired` is wrong; nothing was
+    /// changed then.
+    pub fn apply(
+        &mut self,
+        desired: &Desired,
+        expected: Option<u64>,
+    ) -> Result<Vec<Change>, EngineError> {
+        let changes = self.plan(desired, expected)?;
+        let director = &mut self.director;
+        let checked = "the plan was checked against this very state";
+        director.apply(&desired.services).expect(checked);
+        let present = director.settings();
+        for (name, value) in &desired.settings {
+            if !present.contains(&(name.as_str(), *value)) {
+                director.set_setting(name, *value).expect(checked);
+            }
+        }
+        if let Some(wanted) = desired.timeouts
+            && timeouts(director, desired).is_some()
+        {
+            director.set_timeouts(wanted);
+        }
+        for service in director.services() {
+            self.rates.begin(&service);
+        }
+        Ok(changes)
+    }
+}
+
+/// What would change in the settings.
+fn settings(director: &Director, desired: &Desired) -> Result<Vec<Change>, ApplyRefused> {
+    let present = director.settings();
+    let mut changes = Vec::new();
+    for (at, (name, value)) in desired.settings.iter().enumerate() {
+        director.check_setting(name, *value).map_err(|error| ApplyRefused::Setting {
+            at,
+            name: name.clone(),
+            error,
+        })?;
+        let was = present.iter().find(|(known, was)| known == name && was != value);
+        changes.extend(was.map(|(_, was)| Change {
+            kind: ChangeKind::Updated,
+            service: None,
+            real: None,
+            description: format!("set {name} to {value}, was {was}"),
+        }));
+    }
+    Ok(changes)
+}
+
+/// What would change in the time-outs.
+fn timeouts(director: &Director, desired: &Desired) -> Option<Change> {
+    let wanted = desired.timeouts?;
+    let was = director.timeouts();
+    let keep = |wanted, was| if wanted == 0 { was } else { wanted };
+    let then = TimeoutSpec {
+        tcp_s: keep(wanted.tcp_s, was.tcp_s),
+        tcp_fin_s: keep(wanted.tcp_fin_s, was.tcp_fin_s),
+        udp_s: keep(wanted.udp_s, was.udp_s),
+    };
+    let text = |t: &TimeoutSpec| format!("{} {} {}", t.tcp_s, t.tcp_fin_s, t.udp_s);
+    (then != was).then(|| Change {
+        kind: ChangeKind::Updated,
+        service: None,
+        real: None,
+        description: format!("set time-outs to {}, were {}", text(&then), text(&was)),
+    })
+}
+
+/// The director's plan, in the order in which it is carried out.
+fn described(plan: &Applied) -> Vec<Change> {
+    use ChangeKind::{Created, Deleted, Updated};
+    let service = |kind, keys: &[ServiceKey]| {
+        let change = move |key: &ServiceKey| Change {
+            kind,
+            service: Some(*key),
+            real: None,
+            description: format!("{} service {}", verb(kind), ServiceName(key)),
+        };
+        keys.iter().map(change).collect::<Vec<_>>()
+    };
+    let real = |kind, names: &[(ServiceKey, _, _)]| {
+        let change = move |&(key, addr, port): &(ServiceKey, _, _)| {
+            let name = RealName { addr, port };
+            let verb = verb(kind);
+            let service = ServiceName(&key);
+            let description = format!("{verb} real server {name} of {service}");
+            Change { kind, service: Some(key), real: Some(name), description }
+        };
+        names.iter().map(change).collect::<Vec<_>>()
+    };
+    [
+        service(Deleted, &plan.services_deleted),
+        real(Deleted, &plan.reals_deleted),
+        service(Created, &plan.services_added),
+        service(Updated, &plan.services_edited),
+        real(Created, &plan.reals_added),
+        real(Updated, &plan.reals_edited),
+    ]
+    .concat()
+}
+
+const fn verb(kind: ChangeKind) -> &'static str {
+    match kind {
+        ChangeKind::Created => "add",
+        ChangeKind::Updated => "edit",
+        ChangeKind::Deleted => "delete",
+    }
+}

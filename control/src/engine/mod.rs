@@ -1,0 +1,294 @@
+//! The engine: the desired state, and the way from a change to every worker forwarding by it.
+//!
+//! A change is checked and made in the director under a lock, which costs microseconds; then the
+//! publisher ([`publish`]) is rung, and the change is answered only when the publisher reports that
+//! every running worker has reached its generation. Changes that come close together reach the
+//! workers as one snapshot. A change that is refused changed nothing.
+
+pub mod apply;
+pub mod fleet;
+pub mod flows;
+pub mod publish;
+pub mod rates;
+pub mod report;
+
+use std::{
+    sync::{Mutex, MutexGuard},
+    time::Duration,
+};
+
+use dataplane::{
+    director::{
+        Director,
+        spec::{Counters, DirectorError, Rates, RealSpec, ServiceInfo, ServiceKey, ServiceSpec},
+    },
+    endpoint::EndpointId,
+    stats::Stats,
+};
+use tokio::sync::{Notify, watch};
+
+use self::{
+    apply::ApplyRefused,
+    rates::RateTable,
+    report::{Info, Report},
+};
+
+/// How long a change waits for the workers. A worker takes a snapshot over between two bursts, so
+/// only one that is stuck, or a machine that is overloaded, needs longer than milliseconds.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why locks are never poisoned.
+const UNPOISONED: &str = "nothing panics under the lock: changes are checked before they are made";
+
+/// The desired state and who waits for it.
+#[derive(Debug)]
+pub struct Engine {
+    state: Mutex<State>,
+    /// Rung after each change.
+    changed: Notify,
+    /// The generation that every running worker has reached.
+    in_force: watch::Sender<u64>,
+    /// Where the workers count.
+    stats: Stats,
+    info: Info,
+    report: watch::Sender<Report>,
+}
+
+/// What the lock guards.
+#[derive(Debug)]
+pub struct State {
+    /// The desired state.
+    pub director: Director,
+    /// Rates of everything in it.
+    rates: RateTable,
+    /// Where the workers count.
+    stats: Stats,
+    /// Where the counters of the whole box stood when they were set to zero.
+    zero: Counters,
+}
+
+/// Why a request was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// IPVS's rules refuse it. Nothing was changed.
+    #[error(transparent)]
+    Director(#[from] DirectorError),
+    /// A whole configuration was refused. Nothing was changed.
+    #[error(transparent)]
+    Apply(#[from] ApplyRefused),
+    /// Somebody else changed something meanwhile. Nothing was changed.
+    #[error(
+        "the configuration is of generation {present}, not {expected}: somebody else changed it"
+    )]
+    Generation {
+        /// What the request was based on.
+        expected: u64,
+        /// What is.
+        present: u64,
+    },
+    /// A worker is stuck. The change was made and reaches it as soon as it can.
+    #[error(
+        "generation {wanted} was made, but after {seconds} s a worker still forwards by {reached}"
+    )]
+    WorkersLate {
+        /// The change's generation.
+        wanted: u64,
+        /// What every worker has reached.
+        reached: u64,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// The daemon is about to end.
+    #[error("the daemon is stopping")]
+    Stopping,
+}
+
+impl Engine {
+    /// An engine around a director, which the workers have not seen yet.
+    pub fn new(director: Director, stats: Stats, info: Info) -> Self {
+        let state = State {
+            director,
+            rates: RateTable::default(),
+            stats: stats.clone(),
+            zero: Counters::default(),
+        };
+        Self {
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            in_force: watch::Sender::new(0),
+            stats,
+            info,
+            report: watch::Sender::new(Report::default()),
+        }
+    }
+
+    /// The state, to look at or to change; nothing may wait while it is held.
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect(UNPOISONED)
+    }
+
+    /// Makes a change and waits until every running worker forwards by it. Returns the generation
+    /// and what the change returned.
+    ///
+    /// # Errors
+    ///
+    /// What the change was refused for, or [`EngineError::WorkersLate`].
+    pub async fn change<T, E: Into<EngineError>>(
+        &self,
+        edit: impl FnOnce(&mut State) -> Result<T, E>,
+    ) -> Result<(u64, T), EngineError> {
+        let (generation, value) = {
+            let mut state = self.lock();
+            let value = edit(&mut state).map_err(Into::into)?;
+            (state.director.generation(), value)
+        };
+        self.changed.notify_one();
+        self.reached(generation).await?;
+        Ok((generation, value))
+    }
+
+    /// Waits until every running worker has reached a generation.
+    async fn reached(&self, wanted: u64) -> Result<(), EngineError> {
+        let mut in_force = self.in_force.subscribe();
+        let reached = in_force.wait_for(|generation| *generation >= wanted);
+        match tokio::time::timeout(PATIENCE, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_closed)) => Err(EngineError::Stopping),
+            Err(_elapsed) => {
+                let reached = *self.in_force.borrow();
+                Err(EngineError::WorkersLate { wanted, reached, seconds: PATIENCE.as_secs() })
+            }
+        }
+    }
+
+    /// Where the workers count.
+    pub const fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// What is fixed at the start.
+    pub const fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// How devices and workers are, followed live.
+    pub fn report(&self) -> watch::Receiver<Report> {
+        self.report.subscribe()
+    }
+
+    /// Replaces what is told about devices and workers.
+    pub fn set_report(&self, report: &Report) {
+        self.report.send_if_modified(|told| {
+            let changed = told != report;
+            if changed {
+                told.clone_from(report);
+            }
+            changed
+        });
+    }
+
+    /// The generation that every running worker has reached.
+    pub fn in_force(&self) -> u64 {
+        *self.in_force.borrow()
+    }
+}
+
+impl State {
+    /// All services with their rates, and the generation they are of.
+    pub fn services(&self) -> (u64, Vec<ServiceInfo>) {
+        let mut services = self.director.services();
+        for service in &mut services {
+            self.rates.fill(service);
+        }
+        (self.director.generation(), services)
+    }
+
+    /// One service with its rates, and the generation it is of.
+    ///
+    /// # Errors
+    ///
+    /// There is none.
+    pub fn service(&self, key: &ServiceKey) -> Result<(u64, ServiceInfo), DirectorError> {
+        let mut service = self.director.get_service(key)?;
+        self.rates.fill(&mut service);
+        Ok((self.director.generation(), service))
+    }
+
+    /// Adds a service.
+    ///
+    /// # Errors
+    ///
+    /// As [`Director::add_service`].
+    pub fn add_service(&mut self, spec: &ServiceSpec) -> Result<(), DirectorError> {
+        self.director.add_service(spec)?;
+        self.begin_rates(&spec.key)
+    }
+
+    /// Adds a real server.
+    ///
+    /// # Errors
+    ///
+    /// As [`Director::add_real`].
+    pub fn add_real(&mut self, key: &ServiceKey, spec: &RealSpec) -> Result<(), DirectorError> {
+        self.director.add_real(key, spec)?;
+        self.begin_rates(key)
+    }
+
+    fn begin_rates(&mut self, key: &ServiceKey) -> Result<(), DirectorError> {
+        self.rates.begin(&self.director.get_service(key)?);
+        Ok(())
+    }
+
+    /// Sets counters and rates to zero: of a service with its real servers, or of everything.
+    ///
+    /// # Errors
+    ///
+    /// There is no such service.
+    pub fn zero(&mut self, key: Option<&ServiceKey>) -> Result<(), DirectorError> {
+        self.director.zero(key)?;
+        if let Some(key) = key {
+            self.rates.restart(&self.director.get_service(key)?);
+            return Ok(());
+        }
+        for service in self.director.services() {
+            self.rates.restart(&service);
+        }
+        self.zero = counted(&self.stats, self.director.capacity());
+        self.rates.restart_totals();
+        Ok(())
+    }
+
+    /// Counters and rates of the whole box, since they were set to zero.
+    pub fn totals(&self) -> (Counters, Rates) {
+        let now = counted(&self.stats, self.director.capacity());
+        (less(&now, &self.zero), self.rates.totals())
+    }
+
+    /// One [`crate::estimator::PERIOD`] is over.
+    pub fn step_rates(&mut self) {
+        let (totals, _) = self.totals();
+        self.rates.step(&self.director.services(), &totals);
+    }
+}
+
+/// What all real servers together have counted since the start, also those that are gone.
+fn counted(stats: &Stats, endpoints: usize) -> Counters {
+    let ids = 1..=u32::try_from(endpoints).unwrap_or(u32::MAX);
+    ids.map(|id| stats.endpoint(EndpointId(id))).fold(Counters::default(), |sum, each| Counters {
+        conns: sum.conns.wrapping_add(each.conns),
+        in_packets: sum.in_packets.wrapping_add(each.in_packets),
+        out_packets: sum.out_packets.wrapping_add(each.out_packets),
+        in_bytes: sum.in_bytes.wrapping_add(each.in_bytes),
+        out_bytes: sum.out_bytes.wrapping_add(each.out_bytes),
+    })
+}
+
+const fn less(now: &Counters, zero: &Counters) -> Counters {
+    Counters {
+        conns: now.conns.wrapping_sub(zero.conns),
+        in_packets: now.in_packets.wrapping_sub(zero.in_packets),
+        out_packets: now.out_packets.wrapping_sub(zero.out_packets),
+        in_bytes: now.in_bytes.wrapping_sub(zero.in_bytes),
+        out_bytes: now.out_bytes.wrapping_sub(zero.out_bytes),
+    }
+}

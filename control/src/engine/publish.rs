@@ -1,0 +1,143 @@
+//! The publisher: hands each new state to the workers and the steering program, in this order.
+//!
+//! 1. What is no longer wanted leaves the steering program, so that a worker gets no packet that
+//!    it does not know what to do with.
+//! 2. Every worker gets the snapshot; the publisher waits until each one has reached it.
+//! 3. What is new enters the steering program.
+//! 4. The generation is reported as in force, and whoever made the change is answered.
+//!
+//! Changes that come while it works reach the workers as one snapshot in the next round. It also
+//! tends the fleet, keeps the rates and follows the network.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use dataplane::{
+    clock::{Clock as _, SystemClock},
+    director::network::Network,
+    service::Snapshot,
+    steering::rules::SteeringRules,
+};
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval, sleep},
+};
+
+use super::{Engine, fleet::Fleet};
+use crate::estimator;
+
+/// How often the fleet is looked after: faults found, workers restarted, old snapshots freed.
+const TEND: Duration = Duration::from_millis(100);
+
+/// How long a round looks for the workers' generation without sleeping. A busy worker takes a
+/// snapshot over within a burst, tens of microseconds; an idle one has to wake up first.
+const SPIN: Duration = Duration::from_micros(200);
+
+impl Engine {
+    /// Publishes every change until `stop` says so. `network` is followed live.
+    pub async fn publish(
+        self: Arc<Self>,
+        mut fleet: Fleet,
+        mut network: watch::Receiver<Network>,
+        mut stop: watch::Receiver<bool>,
+    ) -> Fleet {
+        let mut rates = interval(estimator::PERIOD);
+        // A late step would count more than one period into the next.
+        rates.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        rates.reset();
+        let mut tend = interval(TEND);
+        let mut steered = SteeringRules::default();
+        network.mark_changed();
+        loop {
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return fleet,
+                _ = rates.tick() => {
+                    let mut state = self.lock();
+                    state.step_rates();
+                    let reached = self.in_force();
+                    state.director.reap(SystemClock.now(), reached);
+                    continue;
+                }
+                _ = tend.tick() => {
+                    fleet.tend();
+                    self.set_report(fleet.report());
+                    if self.lock().director.generation() == self.in_force() {
+                        continue;
+                    }
+                }
+                Ok(()) = network.changed() => {
+                    let network = network.borrow_and_update().clone();
+                    self.lock().director.set_network(network);
+                }
+                () = self.changed.notified() => {}
+            }
+            self.round(&mut fleet, &mut steered).await;
+        }
+    }
+
+    /// One round: the present state, into force.
+    async fn round(&self, fleet: &mut Fleet, steered: &mut SteeringRules) {
+        let (snapshot, wanted) = {
+            let state = self.lock();
+            (Arc::new(state.director.compile()), state.director.steering_rules())
+        };
+        let generation = snapshot.generation;
+        if *steered != wanted {
+            let kept = common(steered, &wanted);
+            steer(fleet, steered, kept);
+        }
+        fleet.hand_out(&snapshot);
+        drop::<Arc<Snapshot>>(snapshot);
+        if !reached(fleet, generation).await {
+            tracing::warn!(generation, reached = fleet.reached(), "a worker is late");
+        }
+        if *steered != wanted {
+            steer(fleet, steered, wanted);
+        }
+        if fleet.reached() >= generation {
+            self.in_force.send_replace(generation);
+        }
+    }
+}
+
+/// Puts rules in force; what fails is tried again with the next change, and said.
+fn steer(fleet: &mut Fleet, steered: &mut SteeringRules, rules: SteeringRules) {
+    match fleet.steer(&rules) {
+        Ok(()) => *steered = rules,
+        Err(error) => tracing::error!("{error}"),
+    }
+}
+
+/// Waits, within bounds, until every running worker has reached a generation.
+async fn reached(fleet: &mut Fleet, generation: u64) -> bool {
+    let start = Instant::now();
+    while fleet.reached() < generation {
+        let waited = start.elapsed();
+        if waited > super::PATIENCE / 2 {
+            return false;
+        }
+        if waited < SPIN {
+            tokio::task::yield_now().await;
+        } else {
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+    true
+}
+
+/// What both want steered. The box's own addresses are an exception to what is taken: those of
+/// either.
+fn common(old: &SteeringRules, new: &SteeringRules) -> SteeringRules {
+    SteeringRules {
+        services: &old.services & &new.services,
+        vips: &old.vips & &new.vips,
+        prefixes: &old.prefixes & &new.prefixes,
+        nat_reals: &old.nat_reals & &new.nat_reals,
+        local_addrs: &old.local_addrs & &new.local_addrs,
+        tunnel_reals: &old.tunnel_reals & &new.tunnel_reals,
+        own_addrs: &old.own_addrs | &new.own_addrs,
+    }
+}

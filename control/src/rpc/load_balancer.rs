@@ -1,0 +1,297 @@
+//! `xvs.v1.LoadBalancerService`.
+
+use std::sync::Arc;
+
+use dataplane::director::spec::ServiceKey;
+use tonic::{Request, Response, Status};
+
+use super::status::{malformed, real_server_field, refused, service_field};
+use crate::{
+    config::Desired,
+    convert::{
+        answer,
+        request::{self, each},
+    },
+    engine::{
+        Engine, EngineError,
+        apply::{Change, ChangeKind},
+    },
+    field::FieldError,
+    proto::v1::{self as v1, load_balancer_service_server::LoadBalancerService},
+};
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// The service over an engine.
+#[derive(Clone, Debug)]
+pub struct LoadBalancer {
+    engine: Arc<Engine>,
+}
+
+impl LoadBalancer {
+    /// Serves this engine.
+    pub const fn new(engine: Arc<Engine>) -> Self {
+        Self { engine }
+    }
+}
+
+#[tonic::async_trait]
+impl LoadBalancerService for LoadBalancer {
+    type ListServicesStream =
+        tokio_stream::Iter<std::vec::IntoIter<Result<v1::ListServicesResponse, Status>>>;
+
+    async fn list_services(
+        &self,
+        _: Request<v1::ListServicesRequest>,
+    ) -> Answer<Self::ListServicesStream> {
+        let (generation, services) = self.engine.lock().services();
+        let message = |service| v1::ListServicesResponse {
+            generation,
+            service: Some(answer::service_status(service)),
+        };
+        let messages: Vec<_> = services.iter().map(|service| Ok(message(service))).collect();
+        Ok(Response::new(tokio_stream::iter(messages)))
+    }
+
+    async fn get_service(
+        &self,
+        request: Request<v1::GetServiceRequest>,
+    ) -> Answer<v1::GetServiceResponse> {
+        let key = key("key", request.into_inner().key.as_ref())?;
+        let found = self.engine.lock().service(&key);
+        let (generation, service) = found.map_err(|error| in_service(&error.into()))?;
+        let service = Some(answer::service_status(&service));
+        Ok(Response::new(v1::GetServiceResponse { generation, service }))
+    }
+
+    async fn create_service(
+        &self,
+        request: Request<v1::CreateServiceRequest>,
+    ) -> Answer<v1::CreateServiceResponse> {
+        let spec = service(request.into_inner().service.as_ref())?;
+        let change = self.engine.change(|state| state.add_service(&spec)).await;
+        let (generation, ()) = change.map_err(|error| in_service(&error))?;
+        Ok(Response::new(v1::CreateServiceResponse { generation }))
+    }
+
+    async fn update_service(
+        &self,
+        request: Request<v1::UpdateServiceRequest>,
+    ) -> Answer<v1::UpdateServiceResponse> {
+        let spec = service(request.into_inner().service.as_ref())?;
+        let change = self.engine.change(|state| state.director.edit_service(&spec)).await;
+        let (generation, ()) = change.map_err(|error| in_service(&error))?;
+        Ok(Response::new(v1::UpdateServiceResponse { generation }))
+    }
+
+    async fn delete_service(
+        &self,
+        request: Request<v1::DeleteServiceRequest>,
+    ) -> Answer<v1::DeleteServiceResponse> {
+        let key = key("key", request.into_inner().key.as_ref())?;
+        let change = self.engine.change(|state| state.director.delete_service(&key)).await;
+        let (generation, ()) = change.map_err(|error| in_service(&error))?;
+        Ok(Response::new(v1::DeleteServiceResponse { generation }))
+    }
+
+    async fn flush_services(
+        &self,
+        _: Request<v1::FlushServicesRequest>,
+    ) -> Answer<v1::FlushServicesResponse> {
+        let change = self.engine.change(|state| {
+            state.director.flush();
+            Ok::<_, EngineError>(())
+        });
+        let (generation, ()) = change.await.map_err(|error| in_service(&error))?;
+        Ok(Response::new(v1::FlushServicesResponse { generation }))
+    }
+
+    async fn create_real_server(
+        &self,
+        request: Request<v1::CreateRealServerRequest>,
+    ) -> Answer<v1::CreateRealServerResponse> {
+        let request = request.into_inner();
+        let key = key("service", request.service.as_ref())?;
+        let spec = real_server(request.real_server.as_ref(), &key)?;
+        let change = self.engine.change(|state| state.add_real(&key, &spec)).await;
+        let (generation, ()) = change.map_err(|error| in_real_server(&error))?;
+        Ok(Response::new(v1::CreateRealServerResponse { generation }))
+    }
+
+    async fn update_real_server(
+        &self,
+        request: Request<v1::UpdateRealServerRequest>,
+    ) -> Answer<v1::UpdateRealServerResponse> {
+        let request = request.into_inner();
+        let key = key("service", request.service.as_ref())?;
+        let spec = real_server(request.real_server.as_ref(), &key)?;
+        let change = self.engine.change(|state| state.director.edit_real(&key, &spec)).await;
+        let (generation, ()) = change.map_err(|error| in_real_server(&error))?;
+        Ok(Response::new(v1::UpdateRealServerResponse { generation }))
+    }
+
+    async fn delete_real_server(
+        &self,
+        request: Request<v1::DeleteRealServerRequest>,
+    ) -> Answer<v1::DeleteRealServerResponse> {
+        let request = request.into_inner();
+        let key = key("service", request.service.as_ref())?;
+        let real = required("real_server", request.real_server.as_ref())?;
+        let real = request::real_key(real, &key);
+        let (addr, port) = real.map_err(|error| malformed(&error.within("real_server")))?;
+        let change = self.engine.change(|state| state.director.delete_real(&key, addr, port));
+        let (generation, ()) = change.await.map_err(|error| in_real_server(&error))?;
+        Ok(Response::new(v1::DeleteRealServerResponse { generation }))
+    }
+
+    async fn apply(&self, request: Request<v1::ApplyRequest>) -> Answer<v1::ApplyResponse> {
+        let request = request.into_inner();
+        let desired = desired(&request).map_err(|error| malformed(&error))?;
+        let expected = request.expected_generation;
+        let outcome = if request.validate_only {
+            let state = self.engine.lock();
+            state.plan(&desired, expected).map(|plan| (state.director.generation(), plan))
+        } else {
+            self.engine.change(|state| state.apply(&desired, expected)).await
+        };
+        let (generation, changes) = outcome.map_err(|error| refused(&error, str::to_owned))?;
+        let changes = changes.iter().map(change).collect();
+        Ok(Response::new(v1::ApplyResponse { generation, changes }))
+    }
+
+    async fn get_timeouts(
+        &self,
+        _: Request<v1::GetTimeoutsRequest>,
+    ) -> Answer<v1::GetTimeoutsResponse> {
+        let timeouts = Some(answer::timeouts(&self.engine.lock().director.timeouts()));
+        Ok(Response::new(v1::GetTimeoutsResponse { timeouts }))
+    }
+
+    async fn set_timeouts(
+        &self,
+        request: Request<v1::SetTimeoutsRequest>,
+    ) -> Answer<v1::SetTimeoutsResponse> {
+        let request = request.into_inner();
+        let timeouts = required("timeouts", request.timeouts.as_ref())?;
+        let timeouts = request::timeouts(timeouts);
+        let timeouts = timeouts.map_err(|error| malformed(&error.within("timeouts")))?;
+        let change = self.engine.change(|state| {
+            state.director.set_timeouts(timeouts);
+            Ok::<_, EngineError>(())
+        });
+        let (generation, ()) = change.await.map_err(|error| refused(&error, str::to_owned))?;
+        Ok(Response::new(v1::SetTimeoutsResponse { generation }))
+    }
+
+    async fn get_settings(
+        &self,
+        _: Request<v1::GetSettingsRequest>,
+    ) -> Answer<v1::GetSettingsResponse> {
+        let settings = self.engine.lock().director.settings();
+        let setting = |(name, value): (&str, u32)| v1::Setting {
+            name: name.into(),
+            value: value.to_string(),
+        };
+        let settings = settings.into_iter().map(setting).collect();
+        Ok(Response::new(v1::GetSettingsResponse { settings }))
+    }
+
+    async fn set_setting(
+        &self,
+        request: Request<v1::SetSettingRequest>,
+    ) -> Answer<v1::SetSettingResponse> {
+        let request = request.into_inner();
+        let setting = required("setting", request.setting.as_ref())?;
+        let setting = request::setting(setting);
+        let (name, value) = setting.map_err(|error| malformed(&error.within("setting")))?;
+        let change = self.engine.change(|state| state.director.set_setting(&name, value)).await;
+        let path = |field: &str| match field {
+            "setting" => "setting.name".to_owned(),
+            _ => "setting.value".to_owned(),
+        };
+        let (generation, ()) = change.map_err(|error| refused(&error, path))?;
+        Ok(Response::new(v1::SetSettingResponse { generation }))
+    }
+
+    async fn zero_counters(
+        &self,
+        request: Request<v1::ZeroCountersRequest>,
+    ) -> Answer<v1::ZeroCountersResponse> {
+        let service = match &request.into_inner().service {
+            Some(service) => Some(key("service", Some(service))?),
+            None => None,
+        };
+        let zeroed = self.engine.lock().zero(service.as_ref());
+        zeroed.map_err(|error| in_service(&error.into()))?;
+        Ok(Response::new(v1::ZeroCountersResponse {}))
+    }
+
+    async fn list_flows(
+        &self,
+        request: Request<v1::ListFlowsRequest>,
+    ) -> Answer<v1::ListFlowsResponse> {
+        request::flow_page(&request.into_inner()).map_err(|error| malformed(&error))?;
+        Err(Status::unimplemented("flows cannot be listed yet"))
+    }
+}
+
+/// A message that the request must have.
+fn required<'a, T>(path: &str, message: Option<&'a T>) -> Result<&'a T, Status> {
+    message.ok_or_else(|| malformed(&FieldError::missing(path)))
+}
+
+fn key(path: &str, message: Option<&v1::ServiceKey>) -> Result<ServiceKey, Status> {
+    let key = request::service_key(required(path, message)?);
+    key.map_err(|error| malformed(&error.within(path)))
+}
+
+fn service(
+    message: Option<&v1::Service>,
+) -> Result<dataplane::director::spec::ServiceSpec, Status> {
+    let spec = request::service_spec(required("service", message)?);
+    spec.map_err(|error| malformed(&error.within("service")))
+}
+
+fn real_server(
+    message: Option<&v1::RealServer>,
+    service: &ServiceKey,
+) -> Result<dataplane::director::spec::RealSpec, Status> {
+    let spec = request::real_spec(required("real_server", message)?, service);
+    spec.map_err(|error| malformed(&error.within("real_server")))
+}
+
+fn desired(request: &v1::ApplyRequest) -> Result<Desired, FieldError> {
+    let timeouts = match &request.timeouts {
+        Some(timeouts) => {
+            Some(request::timeouts(timeouts).map_err(|error| error.within("timeouts"))?)
+        }
+        None => None,
+    };
+    Ok(Desired {
+        services: each("services", &request.services, request::service_entry)?,
+        timeouts,
+        settings: each("settings", &request.settings, request::setting)?,
+    })
+}
+
+fn in_service(error: &EngineError) -> Status {
+    refused(error, |field| format!("service.{}", service_field(field)))
+}
+
+fn in_real_server(error: &EngineError) -> Status {
+    refused(error, |field| format!("real_server.{}", real_server_field(field)))
+}
+
+fn change(change: &Change) -> v1::Change {
+    let kind = match change.kind {
+        ChangeKind::Created => v1::change::Kind::Created,
+        ChangeKind::Updated => v1::change::Kind::Updated,
+        ChangeKind::Deleted => v1::change::Kind::Deleted,
+    };
+    v1::Change {
+        kind: kind.into(),
+        service: change.service.as_ref().map(answer::service_key),
+        real_server: change.real.map(|real| answer::real_server_key(real.addr, real.port)),
+        description: change.description.clone(),
+    }
+}

@@ -1,0 +1,8 @@
+//! gRPC: requests into changes of the engine, and its state into answers.
+
+mod diagnostics;
+mod load_balancer;
+pub mod status;
+
+pub use diagnostics::Diagnostics;
+pub use load_balancer::LoadBalancer;

@@ -1,0 +1,121 @@
+//! From errors to gRPC status: the only place where one is made.
+//!
+//! The message is the error's own text, which for IPVS's refusals is IPVS's own. Details carry a
+//! `google.rpc.ErrorInfo` with a reason for programs, and for a fault in a field a
+//! `google.rpc.BadRequest` with its path in the request.
+
+use std::collections::HashMap;
+
+use dataplane::director::spec::DirectorError;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::{
+    engine::{EngineError, apply::ApplyRefused},
+    field::FieldError,
+};
+
+/// Who says so, in `ErrorInfo`.
+pub const DOMAIN: &str = "xvs";
+
+/// Key in the metadata of `ErrorInfo`: the director's own name of the field at fault.
+pub const FIELD: &str = "field";
+
+/// A field of the request is malformed; `error` has its path.
+pub(super) fn malformed(error: &FieldError) -> Status {
+    let mut details = ErrorDetails::with_bad_request_violation(&error.path, &error.reason);
+    details.set_error_info("INVALID", DOMAIN, HashMap::new());
+    Status::with_error_details(Code::InvalidArgument, error.to_string(), details)
+}
+
+/// A change was refused. `path` finds the field of the request that the director calls so.
+pub(super) fn refused(error: &EngineError, path: impl Fn(&str) -> String) -> Status {
+    match error {
+        EngineError::Director(error) => director(error, &error.to_string(), path),
+        EngineError::Apply(ApplyRefused::Service(apply)) => {
+            let whole = apply.error.to_string();
+            director(&apply.error, &whole, |field| apply_path(apply.service, apply.real, field))
+        }
+        EngineError::Apply(ApplyRefused::Setting { at, name, error }) => {
+            let field = if matches!(error, DirectorError::Invalid { field: "setting", .. }) {
+                "name"
+            } else {
+                "value"
+            };
+            let path = format!("settings[{at}].{field}");
+            director(error, &format!("{name}: {error}"), |_| path.clone())
+        }
+        EngineError::Generation { present, .. } => {
+            let metadata = HashMap::from([("generation".to_owned(), present.to_string())]);
+            let details = ErrorDetails::with_error_info("GENERATION_MISMATCH", DOMAIN, metadata);
+            Status::with_error_details(Code::Aborted, error.to_string(), details)
+        }
+        EngineError::WorkersLate { .. } => plain(Code::DeadlineExceeded, "WORKERS_LATE", error),
+        EngineError::Stopping => plain(Code::Unavailable, "STOPPING", error),
+    }
+}
+
+fn plain(code: Code, reason: &str, error: &EngineError) -> Status {
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    Status::with_error_details(code, error.to_string(), details)
+}
+
+/// A refusal of the director: its code, its reason, and the field if one is at fault.
+fn director(error: &DirectorError, message: &str, path: impl Fn(&str) -> String) -> Status {
+    let (code, reason, field) = match error {
+        DirectorError::ServiceExists => (Code::AlreadyExists, "SERVICE_EXISTS", None),
+        DirectorError::NoSuchService => (Code::NotFound, "NO_SUCH_SERVICE", None),
+        DirectorError::RealExists => (Code::AlreadyExists, "REAL_EXISTS", None),
+        DirectorError::NoSuchReal => (Code::NotFound, "NO_SUCH_REAL", None),
+        DirectorError::NoSuchScheduler => {
+            let field = ("scheduler", error.to_string());
+            (Code::InvalidArgument, "NO_SUCH_SCHEDULER", Some(field))
+        }
+        DirectorError::Invalid { field, reason } => {
+            (Code::InvalidArgument, "INVALID", Some((*field, reason.clone())))
+        }
+        DirectorError::Full { .. } => (Code::ResourceExhausted, "FULL", None),
+    };
+    let mut details = ErrorDetails::new();
+    let mut metadata = HashMap::new();
+    if let Some((field, why)) = field {
+        details.add_bad_request_violation(path(field), why);
+        metadata.insert(FIELD.to_owned(), field.to_owned());
+    }
+    details.set_error_info(reason, DOMAIN, metadata);
+    Status::with_error_details(code, message, details)
+}
+
+/// Path in an `ApplyRequest`.
+fn apply_path(service: usize, real: Option<usize>, field: &str) -> String {
+    match real {
+        None => format!("services[{service}].service.{}", service_field(field)),
+        Some(real) => {
+            format!("services[{service}].real_servers[{real}].{}", real_server_field(field))
+        }
+    }
+}
+
+/// The path in a `Service` of what the director calls `field`.
+pub(super) fn service_field(field: &str) -> &str {
+    match field {
+        "protocol" => "key.address.protocol",
+        "addr" => "key.address.address",
+        "port" => "key.address.port",
+        "mark" => "key.mark.mark",
+        "persistence" => "persistence_seconds",
+        "engine" => "persistence_engine",
+        "flags" => "scheduler_flags",
+        other => other,
+    }
+}
+
+/// The path in a `RealServer` of what the director calls `field`.
+pub(super) fn real_server_field(field: &str) -> &str {
+    match field {
+        "addr" => "address",
+        "upper" => "upper_threshold",
+        "lower" => "lower_threshold",
+        other => other,
+    }
+}
