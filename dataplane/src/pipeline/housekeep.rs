@@ -11,9 +11,9 @@ use crate::{
 const GIVEN_UP: usize = 64;
 
 /// Ends flows: knows their time-outs, and settles what they counted as.
-struct Settle<'a>(&'a Context<'a>);
+struct Settle<'a, 'b>(&'a Context<'b>);
 
-impl Expiry for Settle<'_> {
+impl Expiry for Settle<'_, '_> {
     fn deadline(&mut self, flow: &Entry) -> Tick {
         let cx = self.0;
         let control = flow.control();
@@ -40,11 +40,11 @@ impl Expiry for Settle<'_> {
 impl Pipeline {
     /// A bounded share of housekeeping: passes at most `slots` slots of the flow table.
     pub fn housekeep(&mut self, now: Tick, slots: usize) {
-        let held = self.hold();
-        let cx = held.context(now);
-        let mut settle = Settle(&cx);
-        self.table.give_up_half_open(GIVEN_UP, cx.endpoints, &mut settle);
-        self.table.sweep(now, slots, cx.endpoints, &mut settle);
+        self.with(now, |pipeline, cx| {
+            let mut settle = Settle(cx);
+            pipeline.table.give_up_half_open(GIVEN_UP, cx.endpoints, &mut settle);
+            pipeline.table.sweep(now, slots, cx.endpoints, &mut settle);
+        });
     }
 
     /// Gives up packets that have waited too long for their next hop.

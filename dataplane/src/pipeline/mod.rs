@@ -65,14 +65,10 @@ pub struct Parts {
 /// Everything that decides about one worker's packets.
 #[derive(Debug)]
 pub struct Pipeline {
-    /// The configuration in force.
-    snapshot: Arc<Snapshot>,
-    /// The flow table.
-    shared: Arc<FlowTable>,
-    /// This worker's hold on it.
+    /// What is shared; `None` only while a step has it.
+    shared: Option<Box<Shared>>,
+    /// This worker's hold on the flow table.
     table: TableWorker,
-    /// Virtual and real endpoints.
-    endpoints: Arc<Endpoints>,
     /// Counters.
     stats: Arc<WorkerStats>,
     /// Frames of our own.
@@ -112,10 +108,13 @@ impl Pipeline {
         let mut rng = Rng::from_seed(parts.seed);
         let [id, ..] = rng.next_u64().to_le_bytes();
         Self {
-            snapshot: Arc::default(),
-            shared: parts.flows,
+            shared: Some(Box::new(Shared {
+                table: parts.flows,
+                endpoints: parts.endpoints,
+                snapshot: Arc::default(),
+                stats: Arc::clone(&parts.stats),
+            })),
             table: parts.table,
-            endpoints: parts.endpoints,
             stats: parts.stats,
             outbox: Outbox::new(),
             fragments: Some(Box::new(Fragments::new())),
@@ -131,19 +130,17 @@ impl Pipeline {
     /// Puts another configuration in force, between two bursts; returns the one it replaces.
     pub fn adopt(&mut self, snapshot: Arc<Snapshot>, now: Tick) -> Arc<Snapshot> {
         self.stats.work.generation.set(snapshot.generation);
-        let old = std::mem::replace(&mut self.snapshot, snapshot);
-        self.release_parked(now);
+        let old = match &mut self.shared {
+            Some(shared) => std::mem::replace(&mut shared.snapshot, snapshot),
+            None => snapshot,
+        };
+        self.with(now, |pipeline, cx| pipeline.release_parked(cx));
         old
     }
 
     /// This worker's counters.
     pub const fn stats(&self) -> &Arc<WorkerStats> {
         &self.stats
-    }
-
-    /// The configuration in force.
-    pub const fn snapshot(&self) -> &Arc<Snapshot> {
-        &self.snapshot
     }
 
     /// This worker's hold on the flow table.
@@ -158,22 +155,26 @@ impl Pipeline {
 
     /// Decides about a burst: sets every packet's verdict and rewrites what is sent on.
     pub fn process(&mut self, burst: &mut [Packet<'_>], now: Tick) {
-        let held = self.hold();
-        let cx = held.context(now);
-        for group in burst.chunks_mut(GROUP) {
-            self.group(&cx, group);
-        }
+        self.with(now, |pipeline, cx| {
+            if cx.snapshot.services.is_empty() {
+                // As the kernel, which takes its hooks out with the last service.
+                burst.iter_mut().for_each(|packet| packet.verdict = Verdict::Host);
+                return;
+            }
+            for group in burst.chunks_mut(GROUP) {
+                pipeline.group(cx, group);
+            }
+        });
         self.table.quiesce();
     }
 
-    /// What a burst reads, held for as long as it lasts: one count up and down per burst.
-    fn hold(&self) -> Held {
-        Held {
-            table: Arc::clone(&self.shared),
-            endpoints: Arc::clone(&self.endpoints),
-            snapshot: Arc::clone(&self.snapshot),
-            stats: Arc::clone(&self.stats),
-        }
+    /// Runs a step with what it may read. That is taken out meanwhile, so that the step may change
+    /// everything else.
+    fn with(&mut self, now: Tick, step: impl FnOnce(&mut Self, &Context<'_>)) {
+        let Some(shared) = self.shared.take() else { return };
+        let Shared { table, endpoints, snapshot, stats } = &*shared;
+        step(self, &Context { table, endpoints, snapshot, stats, now });
+        self.shared = Some(shared);
     }
 
     /// The three stages.
@@ -276,8 +277,9 @@ impl std::ops::Deref for Met<'_> {
 /// What becomes of a packet, or why it is dropped.
 type Outcome = Result<Verdict, DropReason>;
 
-/// Shared state, held while a burst lasts.
-struct Held {
+/// What a worker reads and others share.
+#[derive(Debug)]
+struct Shared {
     /// The flow table.
     table: Arc<FlowTable>,
     /// Virtual and real endpoints.
@@ -286,19 +288,6 @@ struct Held {
     snapshot: Arc<Snapshot>,
     /// Counters.
     stats: Arc<WorkerStats>,
-}
-
-impl Held {
-    /// Borrows it for one burst.
-    fn context(&self, now: Tick) -> Context<'_> {
-        Context {
-            table: &self.table,
-            endpoints: &self.endpoints,
-            snapshot: &self.snapshot,
-            stats: &self.stats,
-            now,
-        }
-    }
 }
 
 /// What every step may read.

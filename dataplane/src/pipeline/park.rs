@@ -90,12 +90,12 @@ impl Pipeline {
     }
 
     /// Lets those go whose next hop a new snapshot knows.
-    pub(super) fn release_parked(&mut self, now: Tick) {
-        self.expire_parked(now);
-        let Self { parked, snapshot, outbox, .. } = self;
+    pub(super) fn release_parked(&mut self, cx: &Context<'_>) {
+        self.expire_parked(cx.now);
+        let Self { parked, outbox, .. } = self;
         let Parked { waiting, octets } = parked;
         waiting.retain(|packet| {
-            let path = snapshot.routes.path(packet.next_hop);
+            let path = cx.snapshot.routes.path(packet.next_hop);
             let known = path.resolved && path.device == packet.device;
             if known {
                 let frame = &octets[packet.slot * FRAME..][..packet.length];
