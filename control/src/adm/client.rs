@@ -3,7 +3,7 @@
 use std::{cell::Cell, collections::HashMap, time::Duration};
 
 use dataplane::{
-    director::spec::{FlowInfo, RealSpec, ServiceInfo, ServiceKey, TimeoutSpec},
+    director::spec::{EngineData, FlowInfo, RealSpec, ServiceInfo, ServiceKey, TimeoutSpec},
     ipvsadm::{Backend, Command, Failure, Refusal},
 };
 use tokio::runtime::{self, Runtime};
@@ -143,7 +143,10 @@ impl<'a> Client<'a> {
             real: end("real", &flow.real)?,
             packets: (flow.in_packets, flow.out_packets),
             bytes: (flow.in_bytes, flow.out_bytes),
-            engine: None,
+            engine: (!flow.persistence_engine.is_empty()).then(|| EngineData {
+                name: flow.persistence_engine.clone(),
+                data: flow.persistence_data.clone(),
+            }),
         })
     }
 

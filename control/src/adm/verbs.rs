@@ -173,7 +173,10 @@ fn execute(verb: Verb, client: &mut Client<'_>, print: &dyn Fn(&str)) -> Result<
         Verb::Version => Ok(format!("xvsadm {}\n", env!("CARGO_PKG_VERSION"))),
     };
     text.map_err(|failure| match failure {
-        Failure::Other(refusal) => refusal,
+        Failure::Other(refusal) if refusal.message.starts_with("xvsadm: ") => refusal,
+        Failure::Other(Refusal { message, exit }) => {
+            Refusal { message: format!("xvsadm: {message}"), exit }
+        }
         Failure::Refused(error) => Refusal { message: format!("xvsadm: {error}"), exit: 255 },
     })
 }
