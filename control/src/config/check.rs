@@ -11,7 +11,9 @@ use dataplane::{
 
 use super::{Api, Config, Daemon, Desired, Interface, Mode, Tcp, Tls, file};
 use crate::{
-    convert::request::{DEFAULT_SCHEDULER, PERSISTENCE_MAX_S, TIMEOUT_MAX_S, WEIGHT_MAX, each},
+    convert::request::{
+        DEFAULT_SCHEDULER, PERSISTENCE_MAX_S, THRESHOLD_MAX, TIMEOUT_MAX_S, WEIGHT_MAX, each,
+    },
     field::{self, FieldError},
     words,
 };
@@ -280,8 +282,8 @@ fn real(file: &file::Real, service: &ServiceKey) -> Result<RealSpec> {
             remote_checksum: file.tunnel.remote_checksum,
         },
         weight: or("weight", file.weight, 1, 0, WEIGHT_MAX)?,
-        upper: or("upper_threshold", file.upper_threshold, 0, 0, u16::MAX.into())?,
-        lower: or("lower_threshold", file.lower_threshold, 0, 0, u16::MAX.into())?,
+        upper: or("upper_threshold", file.upper_threshold, 0, 0, THRESHOLD_MAX)?,
+        lower: or("lower_threshold", file.lower_threshold, 0, 0, THRESHOLD_MAX)?,
     })
 }
 

@@ -28,6 +28,9 @@ pub const DEFAULT_SCHEDULER: &str = "wlc";
 /// The greatest weight IPVS takes.
 pub const WEIGHT_MAX: u32 = i32::MAX.cast_unsigned();
 
+/// The greatest connection threshold IPVS takes.
+pub const THRESHOLD_MAX: u32 = i32::MAX.cast_unsigned();
+
 /// The longest persistence ipvsadm takes, in seconds: 31 days.
 pub const PERSISTENCE_MAX_S: u32 = 31 * 24 * 3600;
 
@@ -137,8 +140,8 @@ pub fn real_spec(message: &v1::RealServer, service: &ServiceKey) -> Result<RealS
     let tunnel = message.tunnel.unwrap_or_default();
     let weight = message.weight.unwrap_or(1);
     in_range("weight", weight, 0, WEIGHT_MAX)?;
-    in_range("upper_threshold", message.upper_threshold, 0, u16::MAX.into())?;
-    in_range("lower_threshold", message.lower_threshold, 0, u16::MAX.into())?;
+    in_range("upper_threshold", message.upper_threshold, 0, THRESHOLD_MAX)?;
+    in_range("lower_threshold", message.lower_threshold, 0, THRESHOLD_MAX)?;
     Ok(RealSpec {
         addr: addr("address", &message.address)?,
         port: real_port(message.port, service)?,
@@ -421,8 +424,8 @@ mod tests {
                 "real_servers[1].method: unknown forwarding method `gua`; did you mean `gue`?",
             ),
             (
-                |e| e.real_servers[0].upper_threshold = 65536,
-                "real_servers[0].upper_threshold: 65536 is not within 0 to 65535",
+                |e| e.real_servers[0].upper_threshold = 1 << 31,
+                "real_servers[0].upper_threshold: 2147483648 is not within 0 to 2147483647",
             ),
             (
                 |e| {
