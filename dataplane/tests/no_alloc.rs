@@ -2,20 +2,22 @@
 #![expect(clippy::unwrap_used, reason = "a failed set-up ends the test")]
 #![expect(unsafe_code, reason = "a global allocator is an unsafe trait")]
 
+mod support {
+    pub(crate) mod network;
+}
+
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
-    net::IpAddr,
     sync::Arc,
 };
 
 use etherparse::PacketBuilder;
+use support::network::{addr, network};
 use xvs_dataplane::{
-    addr::Addr,
     clock::Tick,
     director::{
         Director,
-        network::{Interface, Neighbour, Network, Route},
         spec::{RealSpec, ServiceKey, ServiceSpec, TunnelSpec},
     },
     endpoint::{Endpoints, Method},
@@ -52,39 +54,6 @@ unsafe impl GlobalAlloc for Counting {
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-fn addr(text: &str) -> Addr {
-    text.parse::<IpAddr>().unwrap().into()
-}
-
-fn network() -> Network {
-    let interface = |device: u8, own: &str| Interface {
-        device: DeviceId(device),
-        name: format!("if{device}"),
-        index: u32::from(device) + 1,
-        mac: [2, 0, 0, 0, device, 1],
-        mtu: 1500,
-        addrs: vec![(addr(own), 24)],
-    };
-    let route = |prefix: &str, length, device, gateway: Option<&str>| Route {
-        prefix: (addr(prefix), length),
-        device: DeviceId(device),
-        gateway: gateway.map(addr),
-        source: None,
-        metric: 0,
-        mtu: None,
-    };
-    let near = |device, ip: &str| Neighbour {
-        device: DeviceId(device),
-        addr: addr(ip),
-        mac: [2, 0, 0, 0, 9, 9],
-    };
-    Network {
-        interfaces: vec![interface(0, "10.1.0.1"), interface(1, "10.2.0.1")],
-        routes: vec![route("0.0.0.0", 0, 0, Some("10.1.0.254")), route("10.2.0.0", 24, 1, None)],
-        neighbours: vec![near(0, "10.1.0.254"), near(1, "10.2.0.11"), near(1, "10.2.0.12")],
-    }
-}
 
 /// A pipeline with one service for each of these ports: protocol, port, method, scheduler.
 fn pipeline(services: &[(u8, u16, Method, &str)]) -> Pipeline {

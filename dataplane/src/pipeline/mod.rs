@@ -16,8 +16,6 @@ mod icmp;
 mod open;
 mod park;
 mod send;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 
