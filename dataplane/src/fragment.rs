@@ -16,6 +16,7 @@ use crate::{
     clock::{TICKS_PER_SECOND, Tick},
     packet::HEADROOM,
     verdict::{DeviceId, DropReason},
+    wire::extension::FRAGMENT_LEN,
 };
 
 /// Datagrams held at a time.
@@ -248,7 +249,8 @@ impl Datagram {
         if piece.offset == 0 {
             self.keep_header(piece)?;
         }
-        let length = piece.header.len() - piece.l3 + piece.data.len();
+        let fragment_header = if piece.next_header_at.is_some() { FRAGMENT_LEN } else { 0 };
+        let length = piece.header.len() - piece.l3 + fragment_header + piece.data.len();
         self.longest.0 = self.longest.0.max(length);
         if piece.dont_fragment {
             self.longest.1 = self.longest.1.max(length);

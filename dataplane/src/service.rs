@@ -102,6 +102,8 @@ pub struct Snapshot {
     pub nat_reals: HashSet<(u8, Addr, u16)>,
     /// The addresses among them, whose fragments are put together.
     pub nat_addrs: HashSet<Addr>,
+    /// The real servers at each address, over all services.
+    pub by_addr: HashMap<Addr, Vec<EndpointId>>,
     /// The path to each real server, by endpoint id.
     pub paths: Vec<Path>,
     /// The way to everyone else.

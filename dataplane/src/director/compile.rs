@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     addr::{Addr, Family},
-    endpoint::Method,
+    endpoint::{EndpointId, Method},
     service::Snapshot,
     steering::rules::{SteeringRules, Target},
     verdict::DeviceId,
@@ -38,6 +38,7 @@ impl Director {
             vips,
             nat_addrs: self.translated().map(|(_, addr, _)| addr).collect(),
             nat_reals: self.translated().collect(),
+            by_addr: self.by_addr(),
             paths: self.paths.clone(),
             routes: Arc::clone(&self.routes),
             settings: self.settings,
@@ -55,6 +56,15 @@ impl Director {
         });
         let gone = self.trash.reals().filter(|real| real.translated);
         present.chain(gone.map(|real| (protocol(&real.key), real.addr, real.port)))
+    }
+
+    /// The real servers at each address.
+    fn by_addr(&self) -> HashMap<Addr, Vec<EndpointId>> {
+        let mut by_addr: HashMap<_, Vec<_>> = HashMap::new();
+        for (id, addr) in self.real_endpoints() {
+            by_addr.entry(addr).or_default().push(id);
+        }
+        by_addr
     }
 
     /// Which packets must leave the kernel for a worker.

@@ -2,7 +2,7 @@
 //! the way back.
 //!
 //! Checksums change by the difference (RFC 1624), so a wrong one stays wrong by the same amount;
-//! a UDP checksum of 0 stays 0; SCTP's CRC32c is made anew.
+//! a UDP datagram without one gets one; SCTP's CRC32c is made anew.
 //! Source: Linux `ip_vs_xmit.c`, `ip_vs_nat_xmit`; `ip_vs_core.c`, `ip_vs_nat_icmp`.
 
 use super::{Forward, Job, checksum_at, chunk, link};
@@ -14,7 +14,7 @@ use crate::{
     wire::{
         checksum,
         frame::{Kind, Parsed},
-        icmp, ipv4, ipv6, protocol, sctp,
+        icmp, ipv4, ipv6, protocol, sctp, udp,
     },
 };
 
@@ -72,12 +72,28 @@ fn translate(
     let field = chunk::<2>(frame, parsed.l4 + at)?;
     let was = u16::from_be_bytes(*field);
     let delta = checksum::delta(old.sum(), new.sum());
-    let is = if protocol == protocol::UDP {
-        checksum::apply_udp(was, delta)
-    } else {
-        checksum::apply(was, delta)
+    let is = match (protocol, was) {
+        (protocol::UDP, 0) => return seal_udp(frame, parsed, (side, new.addr())),
+        (protocol::UDP, _) => checksum::apply_udp(was, delta),
+        _ => checksum::apply(was, delta),
     };
     *field = is.to_be_bytes();
+    Ok(())
+}
+
+/// A datagram without a checksum gets one, as the kernel gives it (`udp_dnat_handler`).
+#[cold]
+fn seal_udp(
+    frame: &mut [u8],
+    parsed: &Parsed,
+    (side, addr): (Side, Addr),
+) -> Result<(), DropReason> {
+    let (source, destination) = match side {
+        Side::Source => (addr, parsed.key.destination),
+        Side::Destination => (parsed.key.source, addr),
+    };
+    let datagram = usize::from(parsed.l4)..usize::from(parsed.end);
+    udp::seal(frame.get_mut(datagram).ok_or(DropReason::Truncated)?, source, destination);
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::{Context, Met, Outcome, Pipeline, send::Hop};
 use crate::{
     addr::{Addr, Family},
+    endpoint::EndpointId,
     flow::{Direction, Entry, FlowRef},
     packet::Packet,
     verdict::{DropReason, Verdict},
@@ -113,23 +114,40 @@ impl Pipeline {
         (inner, inside): (&Quote, &[u8]),
         hop: Hop,
     ) -> Outcome {
-        let real = cx.endpoints.get(hop.real);
-        let room = self.room(cx, hop);
+        let before = self.mtu(cx, hop.real);
         let too_big = icmp::Header::too_big(family, 0);
-        if (message.kind, message.code) == (too_big.kind, too_big.code) {
-            let mtu = (message.rest & 0xffff).max(MTU_MIN);
-            real.load.learned_mtu.store(mtu, Relaxed);
-            real.load.learned_at.store(cx.now.0, Relaxed);
+        let is_too_big = (message.kind, message.code) == (too_big.kind, too_big.code);
+        if is_too_big {
+            learn(cx, hop.real, (message.rest & 0xffff).max(MTU_MIN));
         }
         if family == Family::V6 || inner.family == Family::V6 {
             // The kernel tells the client nothing here; its next packet gets the right answer.
             return Ok(Verdict::Consumed);
         }
-        let is_too_big = (message.kind, message.code) == (too_big.kind, too_big.code);
-        let rest = if is_too_big { u32::from(room) } else { message.rest };
+        let rest = if is_too_big {
+            // The kernel says what its cached route still says, less an IPv4 header whatever the
+            // tunnel; with path MTU discovery off it has no such route and says what it learned.
+            let off = !cx.snapshot.settings.pmtu_disc;
+            let mtu = if off { self.mtu(cx, hop.real) } else { before };
+            u32::from(mtu.saturating_sub(20))
+        } else {
+            message.rest
+        };
         let (vip, client): (Addr, Addr) = (inner.key.destination, inner.key.source);
         self.report(cx, inside, (icmp::Header { rest, ..message }, vip, client), Some(hop));
         Ok(Verdict::Consumed)
+    }
+}
+
+/// Notes the path MTU of every real server at this one's address: they share the path.
+fn learn(cx: &Context<'_>, real: EndpointId, mtu: u32) {
+    let addr = cx.endpoints.get(real).addr();
+    let alone = [real];
+    let sharing = cx.snapshot.by_addr.get(&addr).map_or(&alone[..], Vec::as_slice);
+    for &id in sharing {
+        let load = &cx.endpoints.get(id).load;
+        load.learned_mtu.store(mtu, Relaxed);
+        load.learned_at.store(cx.now.0, Relaxed);
     }
 }
 

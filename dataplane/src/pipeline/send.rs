@@ -97,8 +97,13 @@ impl Pipeline {
     /// Octets of a client's packet that the way to its real server takes, as far as we know.
     pub(super) fn room(&self, cx: &Context<'_>, hop: Hop) -> u16 {
         let real = cx.endpoints.get(hop.real);
-        let mtu = path_mtu(cx.snapshot.path(hop.real), real, cx.now);
+        let mtu = self.mtu(cx, hop.real);
         mtu.saturating_sub(forward::overhead(hop.method, real.addr().family(), real.tunnel()))
+    }
+
+    /// The largest packet that the path to a real server takes, as far as we know.
+    pub(super) fn mtu(&self, cx: &Context<'_>, real: EndpointId) -> u16 {
+        path_mtu(cx.snapshot.path(real), cx.endpoints.get(real), cx.now)
     }
 
     /// Whether a packet longer than the path has room for may be split: IPv4 without DF; with it
