@@ -217,3 +217,73 @@ fn said(error: &ProgramError) -> String {
         |number| io::Error::from_raw_os_error(number).to_string(),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{io, process::Command};
+
+    use super::{ShieldHook, Steering};
+    use crate::steering::Limits;
+
+    /// A pair of interfaces of its own, in the test's namespace and down; gone with the value.
+    struct Pair(String);
+
+    impl Pair {
+        fn new() -> Self {
+            let name = format!("xvx{}", std::process::id());
+            ip(&["link", "add", &name, "type", "veth", "peer", "name", &format!("{name}p")]);
+            Self(name)
+        }
+
+        fn filters(&self) -> String {
+            let args = ["filter", "show", "dev", &self.0, "ingress"];
+            let output = Command::new("tc").args(args).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        }
+    }
+
+    impl Drop for Pair {
+        fn drop(&mut self) {
+            ip(&["link", "del", &self.0]);
+        }
+    }
+
+    fn ip(args: &[&str]) {
+        assert!(Command::new("ip").args(args).status().unwrap().success(), "ip {args:?}");
+    }
+
+    #[test]
+    fn a_shield_without_links_is_removed_on_drop_and_replaces_a_forgotten_one() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: interfaces need root");
+            return;
+        }
+        let pair = Pair::new();
+        let shielded = || {
+            let mut steering = Steering::load(Limits::default()).unwrap();
+            assert_eq!(
+                steering.shield_by(&pair.0, ShieldHook::Clsact).unwrap(),
+                ShieldHook::Clsact
+            );
+            assert_eq!(pair.filters().matches("direct-action").count(), 1, "{}", pair.filters());
+            steering
+        };
+        drop(shielded());
+        assert_eq!(pair.filters(), "");
+        // As a killed process would: its filter stays.
+        std::mem::forget(shielded());
+        drop(shielded());
+        assert_eq!(pair.filters(), "");
+    }
+
+    #[test]
+    fn errors_of_the_kernel_keep_their_words() {
+        let error = aya::sys::SyscallError {
+            call: "bpf_link_create",
+            io_error: io::Error::from_raw_os_error(libc::ERANGE),
+        };
+        let error = aya::programs::ProgramError::from(error);
+        assert_eq!(super::errno(&error), Some(libc::ERANGE));
+        assert!(super::said(&error).contains("out of range"));
+    }
+}

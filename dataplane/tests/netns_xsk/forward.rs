@@ -9,7 +9,7 @@ use std::{
 use xvs_dataplane::{
     io::{
         host,
-        xsk::{self, XskError},
+        xsk::{self, BusyPoll, XskError, XskOptions},
     },
     packet::Packet,
     steering::{AttachMode, Limits, Mode, Steering},
@@ -41,9 +41,13 @@ fn kernel_is_reachable(rig: &Rig) {
 }
 
 fn forwards(mode: AttachMode, reached: Mode, mtu: usize) {
+    forwards_with(&options(mode), reached, mtu);
+}
+
+fn forwards_with(options: &XskOptions, reached: Mode, mtu: usize) {
     let mtu32 = u32::try_from(mtu).unwrap();
     let Some(rig) = Rig::new(1, mtu32) else { return };
-    let mut setup = Setup::new(&rig.lb, 1, &options(mode));
+    let mut setup = Setup::new(&rig.lb, 1, options);
     assert_eq!(setup.reports.len(), 2);
     for report in &setup.reports {
         println!("{report}");
@@ -76,6 +80,13 @@ fn a_service_is_forwarded_in_native_mode_and_the_box_stays_reachable() {
 #[test]
 fn a_service_is_forwarded_in_generic_mode_and_the_box_stays_reachable() {
     forwards(AttachMode::Generic, Mode::Generic, 1500);
+}
+
+#[test]
+fn a_service_is_forwarded_while_the_worker_polls_the_device_itself() {
+    let busy = BusyPoll { micros: 20, budget: 64 };
+    let options = XskOptions { busy_poll: Some(busy), ..options(AttachMode::Native) };
+    forwards_with(&options, Mode::Native, 1500);
 }
 
 #[test]

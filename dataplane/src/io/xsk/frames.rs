@@ -60,14 +60,14 @@ pub(super) struct Frames {
 
 impl Frames {
     /// Maps at least `count` frames of `chunk` octets, in huge pages if there are enough.
-    /// `ring` is the size of the fill and completion rings of every socket.
+    /// `ring` is the size of every socket's completion ring; the fill ring has twice that.
     pub(super) fn new(chunk: u32, count: usize, ring: u32) -> io::Result<Self> {
         let count = count.next_multiple_of((HUGE_PAGE / chunk) as usize);
         let count = u32::try_from(count).ok().and_then(NonZeroU32::new);
         let count = count.ok_or(io::ErrorKind::InvalidInput)?;
         let config = UmemConfigBuilder::new()
             .frame_size(chunk.try_into().map_err(io::Error::other)?)
-            .fill_queue_size(ring.try_into().map_err(io::Error::other)?)
+            .fill_queue_size((2 * ring).try_into().map_err(io::Error::other)?)
             .comp_queue_size(ring.try_into().map_err(io::Error::other)?)
             .build()
             .map_err(io::Error::other)?;

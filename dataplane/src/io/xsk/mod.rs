@@ -261,6 +261,7 @@ impl Io for XskIo {
             queue.submit();
             queue.kick()?;
             queue.reap(&mut self.frames);
+            queue.refill(&mut self.frames);
         }
         debug_assert!(self.census().adds_up(), "frames lost or doubled: {:?}", self.census());
         Ok(())

@@ -1,10 +1,12 @@
 //! One AF_XDP socket: the four rings of one queue of one interface.
 //!
-//! The rule: what a ring holds is counted. `filling` frames wait in the fill ring or already hold
-//! a received packet, `sending` ones wait in the transmit ring or for their completion; both are at
-//! most the rings' size, so a ring never refuses what is handed to it, and a completion always has
-//! room. Only frames with a packet the kernel accepts may be sent: it drops others without ever
-//! completing them.
+//! The rule: what the kernel holds is counted. `filling` frames wait in the fill ring or already
+//! hold a received packet, `sending` ones wait in the transmit ring or for their completion; both
+//! are at most `ring`, so a completion always has room. The kernel says late what it took (packets
+//! appear in the receive ring before their places in the fill ring are given back), so these two
+//! rings have twice as many places; should one refuse frames all the same, they stay with us until
+//! the next turn. Only frames with a packet the kernel accepts may be sent: it drops others without
+//! ever completing them.
 //! Source: Linux Documentation/networking/af_xdp.rst, net/xdp/xsk.c (`__xsk_generic_xmit`).
 
 #![expect(unsafe_code, reason = "ring operations hand memory to the kernel and take it back")]
@@ -64,7 +66,7 @@ pub(super) struct Queue {
     tx: TxQueue,
     fill: FillQueue,
     completion: CompQueue,
-    /// Entries of each ring.
+    /// Most frames to fill, and most to send.
     ring: usize,
     filling: usize,
     sending: usize,
@@ -94,11 +96,10 @@ impl Queue {
     /// Opens and binds a socket, and gives it frames to receive into.
     pub(super) fn open(frames: &mut Frames, binding: &Binding<'_>) -> io::Result<Self> {
         let interface: Interface = binding.interface.parse().map_err(io::Error::other)?;
-        let ring = binding.ring.try_into().map_err(io::Error::other)?;
         let copy = if binding.zero_copy { BindFlags::empty() } else { BindFlags::XDP_COPY };
         let config = SocketConfig::builder()
-            .rx_queue_size(ring)
-            .tx_queue_size(ring)
+            .rx_queue_size(binding.ring.try_into().map_err(io::Error::other)?)
+            .tx_queue_size((2 * binding.ring).try_into().map_err(io::Error::other)?)
             .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
             .bind_flags(copy | BindFlags::XDP_USE_NEED_WAKEUP)
             .build();
@@ -175,18 +176,22 @@ impl Queue {
 
     /// Fills the fill ring up from the free frames.
     pub(super) fn refill(&mut self, frames: &mut Frames) {
+        if self.filling == self.ring {
+            return;
+        }
         while self.filling < self.ring {
             let count = (self.ring - self.filling).min(BURST).min(frames.free.len());
-            if count == 0 {
-                break;
-            }
             let from = frames.free.len() - count;
             let descs: ArrayVec<_, BURST> = frames.free.drain(from..).map(|f| f.0).collect();
             // SAFETY: these frames are of this UMEM, and were free: taking them out of `free` gives
             // them up.
             let taken = unsafe { self.fill.produce(&descs) };
-            assert_eq!(taken, count, "the fill ring has room for `ring` frames");
-            self.filling += count;
+            self.filling += taken;
+            if taken == 0 {
+                // Refused, all of them: they are still ours.
+                frames.free.extend(descs.into_iter().map(Frame));
+                break;
+            }
         }
         if self.fill.needs_wakeup() {
             self.drive();
@@ -201,7 +206,7 @@ impl Queue {
         if self.sending + self.staged.len() == self.ring {
             self.reap(frames);
         }
-        self.sending + self.staged.len() < self.ring
+        self.sending + self.staged.len() < self.ring && !self.staged.is_full()
     }
 
     /// Puts a frame in line to be sent. There must be room, and a packet of at least an Ethernet
@@ -211,17 +216,19 @@ impl Queue {
         self.staged.push(frame.0);
     }
 
-    /// Hands what is staged to the transmit ring.
+    /// Hands what is staged to the transmit ring; what it refuses stays staged.
     pub(super) fn submit(&mut self) {
         if self.staged.is_empty() {
             return;
         }
-        // SAFETY: these frames are of this UMEM, and were given up in `stage`.
+        // SAFETY: these frames are of this UMEM, and were given up in `stage`; they are handed over
+        // once, as `staged` is cleared if the ring takes them.
         let taken = unsafe { self.tx.produce(&self.staged) };
-        assert_eq!(taken, self.staged.len(), "the transmit ring has room for `ring` frames");
-        self.sending += taken;
-        self.staged.clear();
         self.kick = true;
+        if taken > 0 {
+            self.sending += taken;
+            self.staged.clear();
+        }
     }
 
     /// Takes back frames that were sent.

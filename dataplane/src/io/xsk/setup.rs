@@ -41,8 +41,9 @@ pub struct XskOptions {
     pub mode: AttachMode,
     /// Whether to try zero-copy. Where the driver cannot, frames are copied.
     pub zero_copy: bool,
-    /// Entries of each ring: a power of two from 64 to 32,768. A worker's memory is four rings of
-    /// frames for each pair of queues. What does not fit a ring is dropped and counted.
+    /// Most packets of a queue that wait to be received, and most that wait to be sent: a power of
+    /// two from 64 to 32,768. What comes beyond is dropped and counted. A queue's share of its
+    /// worker's memory is twice as many frames of 2,048 octets (4,096 with an MTU above 1,774).
     pub ring: u32,
     /// Busy polling.
     pub busy_poll: Option<BusyPoll>,
