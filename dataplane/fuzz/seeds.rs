@@ -1,5 +1,6 @@
 //! Turns the frames of captures into seeds: `seeds FOLDER...` reads every pcap and pcapng file
-//! below the folders and writes each frame once to `corpus/wire` and `corpus/pipeline`.
+//! below the folders and writes each frame once to `corpus/wire`, and the beginning of each capture
+//! to `corpus/pipeline`, once for every forwarding method.
 //!
 //! Frames of raw-IP links get an Ethernet header; other links and long frames are left out.
 
@@ -19,6 +20,12 @@ use std::{
 /// Longer frames teach a fuzzer nothing that shorter ones do not.
 const FRAME_MAX: usize = 400;
 
+/// Frames of one capture that become one seed of the pipeline.
+const SEQUENCE_MAX: usize = 16;
+
+/// Forwarding methods that the first octet of such a seed chooses from.
+const METHODS: u8 = 5;
+
 fn main() -> io::Result<()> {
     let mut count = 0;
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
@@ -27,18 +34,41 @@ fn main() -> io::Result<()> {
     }
     for folder in env::args_os().skip(1) {
         for path in captures(Path::new(&folder))? {
-            for frame in frames(&path)? {
-                let mut hasher = DefaultHasher::new();
-                frame.hash(&mut hasher);
-                let name = format!("{:016x}", hasher.finish());
-                fs::write(corpus.join("wire").join(&name), &frame)?;
-                fs::write(corpus.join("pipeline").join(&name), &frame)?;
-                count += 1;
+            let frames = frames(&path)?;
+            for frame in &frames {
+                write(&corpus.join("wire"), frame)?;
             }
+            for sequence in frames.chunks(SEQUENCE_MAX) {
+                for method in 0..METHODS {
+                    write(&corpus.join("pipeline"), &seed(method, sequence))?;
+                }
+            }
+            count += frames.len();
         }
     }
     println!("{count} frames");
     Ok(())
+}
+
+/// Writes a seed under a name made of its content.
+fn write(folder: &Path, seed: &[u8]) -> io::Result<()> {
+    let mut hasher = DefaultHasher::new();
+    seed.hash(&mut hasher);
+    fs::write(folder.join(format!("{:016x}", hasher.finish())), seed)
+}
+
+/// Frames as the pipeline's target reads them. In the recordings the box has 02:00:00:00:01:01
+/// towards the real servers.
+fn seed(method: u8, frames: &[Vec<u8>]) -> Vec<u8> {
+    let mut seed = vec![method];
+    for frame in frames {
+        let from_backend = frame.starts_with(&[2, 0, 0, 0, 1, 1]);
+        let length = u16::try_from(frame.len()).expect("long frames were left out");
+        seed.push(from_backend.into());
+        seed.extend(length.to_le_bytes());
+        seed.extend(frame);
+    }
+    seed
 }
 
 /// All files below a folder that are named like captures.
