@@ -80,7 +80,7 @@ pub(super) struct Index<'t>(pub(super) &'t [Bucket]);
 
 impl<'t> Index<'t> {
     #[inline]
-    fn primary(self, hash: FlowHash) -> usize {
+    pub(super) fn primary(self, hash: FlowHash) -> usize {
         scale(hash.0 >> 32, self.0.len())
     }
 
@@ -176,11 +176,18 @@ impl<'t> Index<'t> {
         let seen = meta.load(Relaxed);
         let free = seen & LOCKED == 0
             && meta.compare_exchange(seen, seen | LOCKED, Acquire, Relaxed).is_ok();
-        free.then_some(Locked { index: self, primary, meta: seen | LOCKED })
+        // Not `then_some`: a guard made in vain would unlock what another holds.
+        free.then(|| Locked { index: self, primary, meta: seen | LOCKED })
+    }
+
+    /// The primary of a word that lies in bucket `place`.
+    pub(super) fn home(self, place: usize, word: Word) -> usize {
+        // The alternate is the primary plus an offset that only the tag decides.
+        let offset = self.alternate(0, word.tag());
+        if word.is_at_home() { place } else { (place + self.0.len() - offset) % self.0.len() }
     }
 
     /// Every word there is, for checks of a table at rest: bucket and word.
-    #[cfg(test)]
     pub(super) fn words(self) -> impl Iterator<Item = (usize, Word)> {
         self.0.iter().enumerate().flat_map(|(place, bucket)| {
             let words = bucket.cells().iter().map(|cell| Word(cell.load(Relaxed)));

@@ -6,6 +6,7 @@ pub mod tcp;
 pub mod timeout;
 pub mod udp;
 
+mod audit;
 mod bucket;
 mod control;
 mod cpu;
@@ -16,6 +17,8 @@ mod half_open;
 mod hash;
 mod index;
 mod layout;
+#[cfg(all(test, loom))]
+mod loom;
 mod mapping;
 mod reclaim;
 mod slots;
@@ -24,6 +27,7 @@ mod table;
 mod view;
 mod worker;
 
+pub use audit::Audit;
 pub use control::{Control, flag};
 pub use entry::{Entry, NewFlow};
 pub use expiry::{Expiry, Swept};

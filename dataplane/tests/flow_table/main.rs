@@ -17,8 +17,8 @@ use xvs_dataplane::{
     clock::Tick,
     endpoint::{Description, EndpointId, Endpoints},
     flow::{
-        Direction, Entry, Expiry, FlowId, FlowKey, FlowTable, HashKey, InsertError, Inserted,
-        NewFlow, Pages, TableConfig, TableError, TableWorker, flag,
+        Audit, Direction, Entry, Expiry, FlowId, FlowKey, FlowTable, HashKey, InsertError,
+        Inserted, NewFlow, Pages, TableConfig, TableError, TableWorker, flag,
     },
 };
 

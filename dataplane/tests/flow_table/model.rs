@@ -107,11 +107,13 @@ proptest! {
         listed.sort_unstable();
         expected.sort_unstable();
         prop_assert_eq!(listed, expected);
-        prop_assert_eq!(worker.counters().lost_words, 0);
+        let audit = table.audit(&endpoints);
+        prop_assert!(audit.is_sound() && audit.flows == model.len(), "{:?}", audit);
         for (id, ..) in model.into_values() {
             worker.remove(table.get(id).unwrap(), &endpoints);
         }
         prop_assert!(table.is_empty());
+        prop_assert_eq!(table.audit(&endpoints), Audit::default());
         prop_assert_eq!(worker.counters().lost_words, 0);
     }
 }
