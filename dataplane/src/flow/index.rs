@@ -84,13 +84,9 @@ impl<'t> Index<'t> {
         scale(hash.0 >> 32, self.0.len())
     }
 
-    /// The alternate of a word with this tag and primary; never the primary itself.
     #[inline]
     fn alternate(self, primary: usize, tag: u32) -> usize {
-        // The tag's fixed bits must not matter; the multiplier is 2^64 / golden ratio, odd.
-        let spread = u64::from(tag & !(TAG | AT_HOME)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        let place = primary + 1 + scale(spread, self.0.len() - 1);
-        if place >= self.0.len() { place - self.0.len() } else { place }
+        alternate(primary, tag, self.0.len())
     }
 
     /// Fetches the bucket a lookup reads first.
@@ -183,7 +179,7 @@ impl<'t> Index<'t> {
     /// The primary of a word that lies in bucket `place`.
     pub(super) fn home(self, place: usize, word: Word) -> usize {
         // The alternate is the primary plus an offset that only the tag decides.
-        let offset = self.alternate(0, word.tag());
+        let offset = alternate(0, word.tag(), self.0.len());
         if word.is_at_home() { place } else { (place + self.0.len() - offset) % self.0.len() }
     }
 
@@ -200,6 +196,15 @@ impl<'t> Index<'t> {
 fn hit(bucket: &Bucket, hits: u32) -> Probe {
     let word = Word(bucket.0[hits.trailing_zeros() as usize].load(Acquire));
     Probe(Probe::HIT | u64::from(word.low()))
+}
+
+/// The alternate of a word with this tag and primary among `count` buckets; never the primary.
+#[inline]
+pub(super) const fn alternate(primary: usize, tag: u32, count: usize) -> usize {
+    // The tag's fixed bits must not matter; the multiplier is 2^64 / golden ratio, odd.
+    let spread = ((tag & !(TAG | AT_HOME)) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    let place = primary + 1 + scale(spread, count - 1);
+    if place >= count { place - count } else { place }
 }
 
 /// Maps 32 random bits onto `0..count`: Lemire, "Fast random integer generation", 2019.

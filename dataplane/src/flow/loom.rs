@@ -4,6 +4,8 @@
 //! The tables are tiny (two cells a bucket, a few slots) and preemptions are bounded, or it would
 //! not end; the stress test in `tests/flow_stress.rs` does the rest by mass.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::sync::Arc;
 
 use loom::{model::Builder, thread};
@@ -11,8 +13,8 @@ use loom::{model::Builder, thread};
 use super::{
     Direction, Entry, Expiry, FlowHash, FlowKey, FlowTable, HashKey, Inserted, NewFlow,
     TableConfig, TableWorker,
-    bucket::{Bucket, CELLS, Word},
-    index::{Index, Placed},
+    bucket::{Bucket, CELLS, Word, home_tag},
+    index::{Index, Placed, alternate},
     layout::Header,
     slots::{Depot, Magazine},
 };
@@ -250,25 +252,12 @@ fn a_word_is_found_at_every_moment_while_it_makes_room_for_another() {
 
 /// Two words of bucket 0, one more of it whose alternate is full of others, and those others.
 fn layout() -> ([FlowHash; CELLS], FlowHash, [FlowHash; CELLS]) {
-    let found = std::sync::Mutex::new(None);
-    let found = Arc::new(found);
-    let inside = Arc::clone(&found);
-    model(0, move || {
-        let buckets: Vec<_> = (0..4).map(|_| Bucket::default()).collect();
-        let index = Index(&buckets);
-        // Where a word of bucket 0 would go.
-        let away = |tag| {
-            (1..4).find(|&place| {
-                index.home(place, Word::new(hash(0, tag), 0, Direction::ToReal).away()) == 0
-            })
-        };
-        let newcomer = (1..).find(|&tag| away(tag) == Some(1)).unwrap();
-        let victims: Vec<_> = (1..).filter(|&tag| away(tag) == Some(2)).take(CELLS).collect();
-        let victims = [0, 1].map(|i| hash(0, victims[i]));
-        *inside.lock().unwrap() =
-            Some((victims, hash(0, newcomer), [1001, 1002].map(|tag| hash(1, tag))));
-    });
-    found.lock().unwrap().unwrap()
+    let mut tags = 1..;
+    let mut going_to = |place| {
+        let goes = |tag: &u64| alternate(0, home_tag(hash(0, *tag)), 4) == place;
+        hash(0, tags.by_ref().find(goes).unwrap())
+    };
+    (std::array::from_fn(|_| going_to(2)), going_to(1), [1001, 1002].map(|tag| hash(1, tag)))
 }
 
 /// Flows live ten seconds in state 0, one in state 1.
@@ -310,48 +299,30 @@ fn a_timeout_lowered_while_a_sweep_rearms_is_not_forgotten() {
 
 #[test]
 fn the_depot_gives_no_slot_to_two_workers() {
-    model(3, || {
-        let shared: Arc<(Header, Vec<Entry>)> =
-            Arc::new((Header::default(), (0..5).map(|_| Entry::default()).collect()));
-        let depot = |shared: &Arc<(Header, Vec<Entry>)>, work: &dyn Fn(Depot<'_>) -> Vec<u32>| {
-            work(Depot { header: &shared.0, entries: &shared.1, slots: 4 })
-        };
-        // One bundle of slot 1, one of slot 2.
-        depot(&shared, &|depot| {
-            for _ in 0..2 {
-                let mut magazine = Magazine::new();
-                let slot = magazine.take(depot).unwrap();
-                magazine.put(slot, depot);
-                magazine.empty(depot);
-                // So that the next is another.
-                let mut other = Magazine::new();
-                other.take(depot).unwrap();
-            }
+    model(2, || {
+        let entries = (0..4).map(|_| Entry::default()).collect();
+        let shared: Arc<(Header, Vec<Entry>)> = Arc::new((Header::default(), entries));
+        fn depot(shared: &(Header, Vec<Entry>)) -> Depot<'_> {
+            Depot { header: &shared.0, entries: &shared.1, slots: 0 }
+        }
+        for slot in 1..4 {
             let mut magazine = Magazine::new();
-            magazine.put(1, depot);
-            magazine.empty(depot);
-            magazine.put(2, depot);
-            magazine.empty(depot);
-            Vec::new()
-        });
-        // Takes one, gives it back, takes two.
-        let work = |depot: Depot<'_>| {
-            let mut magazine = Magazine::new();
-            let slot = magazine.take(depot);
-            magazine.empty(depot);
-            if let Some(slot) = slot {
-                magazine.put(slot, depot);
-                magazine.empty(depot);
-            }
-            magazine.take(depot).into_iter().collect::<Vec<_>>()
-        };
+            magazine.put(slot, depot(&shared));
+            magazine.empty(depot(&shared));
+        }
+        // One pops while the other pops two and gives the first back: the stack's top is as it was,
+        // what lies below is not.
         let theirs = Arc::clone(&shared);
-        let other = thread::spawn(move || depot(&theirs, &work));
-        let mut taken = depot(&shared, &work);
+        let other = thread::spawn(move || Magazine::new().take(depot(&theirs)));
+        let mut magazine = Magazine::new();
+        let first = magazine.take(depot(&shared)).unwrap();
+        let second = magazine.take(depot(&shared)).unwrap();
+        magazine.put(first, depot(&shared));
+        magazine.empty(depot(&shared));
+        let mut taken = vec![second];
         taken.extend(other.join().unwrap());
-        let count = taken.len();
+        taken.extend(std::iter::from_fn(|| Magazine::new().take(depot(&shared))));
         taken.sort_unstable();
-        taken.dedup();
-        assert_eq!(taken.len(), count, "{taken:?}");
+        assert_eq!(taken, [1, 2, 3]);
     });
 }
