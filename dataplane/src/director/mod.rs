@@ -8,11 +8,9 @@
 mod apply;
 mod check;
 mod compile;
-pub mod network;
 mod reals;
 mod services;
 mod settings;
-pub mod spec;
 mod trash;
 
 use std::sync::Arc;
@@ -33,6 +31,8 @@ use crate::{
     service::{Service, Settings},
     stats::Stats,
 };
+
+pub use crate::{network, spec};
 
 pub use apply::{Applied, ApplyError, Desired};
 pub use settings::SETTINGS;
