@@ -165,8 +165,9 @@ pub struct Usage {
 /// Whose rules are written where ipvsadm's own lose something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dialect {
-    /// All that was asked for, in ipvsadm's grammar: thresholds (`-x`, `-y`) are saved too, and
-    /// marks above 2147483647 are written so that they can be read again.
+    /// All that was asked for: thresholds (`-x`, `-y`) are saved too, marks above 2147483647 are
+    /// written so that they can be read again, and real servers on the box itself are `--local`,
+    /// the one option that ipvsadm does not know.
     #[default]
     Xvs,
     /// As ipvsadm writes it, losses included.

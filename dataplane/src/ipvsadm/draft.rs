@@ -120,6 +120,7 @@ impl<'a> Draft<'a> {
             Opt::Nat => self.forward(Method::Nat),
             Opt::Dr => self.forward(Method::Dr),
             Opt::Ipip => self.forward(Method::Ipip),
+            Opt::Local => self.forward(Method::Local),
             Opt::Of(kind) => {
                 self.given.note(kind)?;
                 match kind {

@@ -80,6 +80,7 @@ fn service_rule(key: &str, spec: &ServiceSpec) -> String {
 fn real_options(spec: &RealSpec, dialect: Dialect) -> String {
     let method = match spec.method {
         Method::Nat | Method::FullNat => "-m",
+        Method::Local if dialect == Dialect::Xvs => "--local",
         Method::Dr | Method::Local => "-g",
         Method::Ipip | Method::Gue | Method::Gre => "-i",
     };

@@ -61,6 +61,7 @@ fn real(key: ServiceKey) -> impl Strategy<Value = RealSpec> {
     let method = prop_oneof![
         Just(Method::Nat),
         Just(Method::Dr),
+        Just(Method::Local),
         Just(Method::Ipip),
         Just(Method::Gue),
         Just(Method::Gre)
