@@ -8,9 +8,12 @@
 mod apply;
 mod check;
 mod compile;
+mod flows;
+pub mod network;
 mod reals;
 mod services;
 mod settings;
+pub mod spec;
 mod trash;
 
 use std::sync::Arc;
@@ -31,8 +34,6 @@ use crate::{
     service::{Service, Settings},
     stats::Stats,
 };
-
-pub use crate::{network, spec};
 
 pub use apply::{Applied, ApplyError, Desired};
 pub use settings::SETTINGS;

@@ -16,7 +16,6 @@ use crate::{
         state::{self, Sloppy},
         tcp, timeout,
     },
-    forward,
     packet::Packet,
     sched::Pick,
     service::Service,
@@ -174,9 +173,7 @@ impl Pipeline {
         let name = (key.protocol, key.source, key.source_port);
         if cx.snapshot.settings.nat_icmp_send && cx.snapshot.nat_reals.contains(&name) {
             let reset = key.protocol == protocol::TCP && parsed.flags & tcp::RST != 0;
-            if !reset && parsed.ttl > 1 {
-                // The kernel asks this where it forwards: one hop is already taken off.
-                forward::decrement_ttl(packet, parsed);
+            if !reset {
                 self.port_unreachable(cx, packet, parsed);
                 return Err(DropReason::NoDestination);
             }

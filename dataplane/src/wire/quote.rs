@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     addr::{Addr, Family},
-    key::FlowKey,
+    flow::FlowKey,
 };
 
 /// Octets of the quoted transport header that must be there (RFC 792): ports, and what TCP's

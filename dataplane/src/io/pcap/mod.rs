@@ -102,6 +102,16 @@ impl Tape {
         (cue.device, &self.octets[cue.start..cue.start + cue.length])
     }
 
+    /// The frame at `position`, to be changed before it is played.
+    ///
+    /// # Panics
+    ///
+    /// If `position` is not below [`Tape::len`].
+    pub fn frame_mut(&mut self, position: usize) -> &mut [u8] {
+        let cue = &self.cues[position];
+        &mut self.octets[cue.start..cue.start + cue.length]
+    }
+
     /// Lets the frame at `position` come in by another device.
     ///
     /// # Panics

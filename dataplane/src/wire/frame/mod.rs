@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     addr::{Addr, Family},
-    key::FlowKey,
+    flow::FlowKey,
     verdict::DropReason,
 };
 

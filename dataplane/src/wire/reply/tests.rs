@@ -1,5 +1,3 @@
-//! Tests of the answers: what is sent, and to what nothing is.
-
 use super::*;
 use crate::wire::frame::parse;
 use std::net::IpAddr;

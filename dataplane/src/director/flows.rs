@@ -1,0 +1,46 @@
+//! Flows as they are listed.
+
+use super::{Director, spec::FlowInfo};
+use crate::{
+    clock::{TICKS_PER_SECOND, Tick},
+    flow::{
+        FlowView, flag,
+        state::{state_name, template_state_name},
+        timeout,
+    },
+};
+
+impl Director {
+    /// A flow, copied from the table, in the words of listings. What it names is looked up now: an
+    /// endpoint that is gone is listed as an empty address. `None` if its time is over: a sweep
+    /// takes it within a second, and nobody shall see it till then.
+    pub fn flow_info(&self, flow: &FlowView, now: Tick) -> Option<FlowInfo> {
+        let template = flow.control.has(flag::TEMPLATE);
+        let end = |id| {
+            let endpoint = self.endpoints.get(id);
+            (endpoint.addr(), endpoint.port())
+        };
+        let ticks = match flow.template_timeout {
+            Some(own) if flow.control.class() == timeout::OWN => own,
+            _ => self.timeouts.ticks(flow.control.class()),
+        };
+        let left = ticks.checked_sub(now.since(flow.seen)).filter(|left| *left > 0)?;
+        let [to_real, to_client] = flow.packets.map(u64::from);
+        let [octets_to_real, octets_to_client] = flow.octets.map(u64::from);
+        Some(FlowInfo {
+            protocol: flow.protocol,
+            expires_s: left / TICKS_PER_SECOND,
+            state: if template {
+                template_state_name(flow.control.state() != 0)
+            } else {
+                state_name(flow.protocol, flow.control.state())
+            },
+            client: (flow.client, flow.client_port),
+            virt: end(flow.virt),
+            real: end(flow.real),
+            packets: (to_real, to_client),
+            bytes: (octets_to_real, octets_to_client),
+            engine: None,
+        })
+    }
+}
