@@ -1,0 +1,213 @@
+//! The shell commands of the recordings, as far as they mean something to a director.
+//!
+//! A recording's director was a Linux box; its commands are read here and carried out on ours. What
+//! cannot be read is said, never passed over: a command without effect would make a later step lie.
+
+use std::{net::IpAddr, time::Duration};
+
+use dataplane::{addr::Addr, verdict::DeviceId};
+
+/// What the commands call the two interfaces.
+const INTERFACES: [(&str, DeviceId); 2] = [("eth0", DeviceId(0)), ("eth1", DeviceId(1))];
+
+/// One command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Shell {
+    /// ipvsadm with its arguments, and whether its output was sorted.
+    Ipvsadm {
+        /// Without the program's own name.
+        args: Vec<String>,
+        /// `| sort` follows.
+        sorted: bool,
+    },
+    /// `sysctl net.ipv4.vs.NAME=VALUE`; `quiet` prints nothing.
+    Setting {
+        /// Name under `net.ipv4.vs.`.
+        name: String,
+        /// Its new value.
+        value: u32,
+        /// Whether it says nothing (`-q`).
+        quiet: bool,
+    },
+    /// iptables gives a firewall mark.
+    Mark(MarkRule),
+    /// A prefix becomes local to the director.
+    LocalRoute(Prefix),
+    /// An interface's MTU in octets.
+    Mtu(DeviceId, u16),
+    /// Time passes.
+    Sleep(Duration),
+    /// `cat` of a file of `/proc/net`.
+    Proc(String),
+    /// Something else.
+    Unknown(String),
+}
+
+/// Address and prefix length.
+pub(super) type Prefix = (Addr, u8);
+
+/// Which packets get a firewall mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct MarkRule {
+    /// Destination.
+    pub(super) destination: Prefix,
+    /// IP protocol number, and destination port if it was given.
+    pub(super) transport: Option<(u8, Option<u16>)>,
+    /// The mark.
+    pub(super) mark: u32,
+}
+
+/// Reads a line: one command, or several with `;` between them.
+pub(super) fn parse(line: &str) -> Vec<Shell> {
+    line.split(';').map(str::trim).filter(|part| !part.is_empty()).map(command).collect()
+}
+
+fn command(text: &str) -> Shell {
+    let mut stages = text.split('|').map(|stage| stage.split_whitespace().collect::<Vec<_>>());
+    let first = stages.next().unwrap_or_default();
+    let filters: Vec<_> = stages.collect();
+    let sorted = filters.as_slice() == [["sort"]];
+    let known = (sorted || filters.is_empty()).then(|| simple(&first, sorted)).flatten();
+    known.or_else(|| later(text)).unwrap_or_else(|| Shell::Unknown(text.to_owned()))
+}
+
+fn simple(words: &[&str], sorted: bool) -> Option<Shell> {
+    let (program, args) = words.split_first()?;
+    match *program {
+        "ipvsadm" => {
+            let args = args.iter().map(|&arg| arg.to_owned()).collect();
+            Some(Shell::Ipvsadm { args, sorted })
+        }
+        "sysctl" => {
+            let quiet = args.iter().any(|arg| arg.starts_with('-') && arg.contains('q'));
+            let (name, value) = args.last()?.strip_prefix("net.ipv4.vs.")?.split_once('=')?;
+            Some(Shell::Setting { name: name.to_owned(), value: value.parse().ok()?, quiet })
+        }
+        "iptables" | "ip6tables" => mark(args).map(Shell::Mark),
+        "ip" => ip(args),
+        "sleep" => Some(Shell::Sleep(seconds(args.first()?)?)),
+        "cat" => args.first().map(|file| Shell::Proc((*file).to_owned())),
+        _ => None,
+    }
+}
+
+/// `(3 s later)`: how some recordings write that they waited.
+fn later(text: &str) -> Option<Shell> {
+    let words = text.strip_prefix('(')?.strip_suffix(" s later)")?;
+    seconds(words).map(Shell::Sleep)
+}
+
+fn seconds(text: &str) -> Option<Duration> {
+    Duration::try_from_secs_f64(text.parse().ok()?).ok()
+}
+
+/// `ip route replace local PREFIX dev lo` and `ip link set DEVICE mtu OCTETS`.
+fn ip(args: &[&str]) -> Option<Shell> {
+    let args = args.strip_prefix(&["-6"]).unwrap_or(args);
+    match args {
+        ["route", "replace" | "add", "local", prefix_text, "dev", "lo"] => {
+            prefix(prefix_text).map(Shell::LocalRoute)
+        }
+        ["link", "set", name, "mtu", octets] => {
+            let (_, device) = INTERFACES.iter().find(|(interface, _)| interface == name)?;
+            Some(Shell::Mtu(*device, octets.parse().ok()?))
+        }
+        _ => None,
+    }
+}
+
+/// `-t mangle -A PREROUTING -d PREFIX [-p PROTOCOL [--dport PORT]] -j MARK --set-mark MARK`.
+fn mark(args: &[&str]) -> Option<MarkRule> {
+    let (mut destination, mut protocol, mut port, mut mark) = (None, None, None, None);
+    let mut args = args.chunks_exact(2);
+    for option in &mut args {
+        let &[name, value] = option else { return None };
+        match (name, value) {
+            ("-t", "mangle") | ("-A", "PREROUTING") | ("-j", "MARK") => {}
+            ("-d", value) => destination = Some(prefix(value)?),
+            ("-p", "tcp") => protocol = Some(6),
+            ("-p", "udp") => protocol = Some(17),
+            ("-p", "sctp") => protocol = Some(132),
+            ("--dport", value) => port = Some(value.parse().ok()?),
+            ("--set-mark", value) => mark = Some(value.parse().ok()?),
+            _ => return None,
+        }
+    }
+    if !args.remainder().is_empty() || (port.is_some() && protocol.is_none()) {
+        return None;
+    }
+    let transport = protocol.map(|protocol| (protocol, port));
+    Some(MarkRule { destination: destination?, transport, mark: mark? })
+}
+
+fn prefix(text: &str) -> Option<Prefix> {
+    let (addr, length) = match text.split_once('/') {
+        Some((addr, length)) => (addr, Some(length.parse().ok()?)),
+        None => (text, None),
+    };
+    let addr: IpAddr = addr.parse().ok()?;
+    let whole = if addr.is_ipv4() { 32 } else { 128 };
+    let length = length.unwrap_or(whole);
+    (length <= whole).then(|| (addr.into(), length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(text: &str) -> Addr {
+        text.parse::<IpAddr>().unwrap().into()
+    }
+
+    #[test]
+    fn commands_of_the_recordings_are_understood() {
+        let args = |line: &str| line.split(' ').map(str::to_owned).collect();
+        assert_eq!(
+            parse("ipvsadm -Lcn | sort"),
+            [Shell::Ipvsadm { args: args("-Lcn"), sorted: true }]
+        );
+        let setting = |quiet| Shell::Setting { name: "sloppy_tcp".to_owned(), value: 1, quiet };
+        assert_eq!(parse("sysctl -wq net.ipv4.vs.sloppy_tcp=1"), [setting(true)]);
+        assert_eq!(parse("sysctl -w net.ipv4.vs.sloppy_tcp=1"), [setting(false)]);
+        let rule = MarkRule { destination: (addr("10.3.0.0"), 16), transport: None, mark: 1 };
+        assert_eq!(
+            parse(
+                "ip route replace local 10.3.0.0/16 dev lo; \
+                 iptables -t mangle -A PREROUTING -d 10.3.0.0/16 -j MARK --set-mark 1"
+            ),
+            [Shell::LocalRoute((addr("10.3.0.0"), 16)), Shell::Mark(rule)]
+        );
+        let rule = MarkRule {
+            destination: (addr("10.0.0.1"), 32),
+            transport: Some((6, Some(80))),
+            mark: 5,
+        };
+        assert_eq!(
+            parse(
+                "iptables -t mangle -A PREROUTING -d 10.0.0.1 -p tcp --dport 80 \
+                 -j MARK --set-mark 5"
+            ),
+            [Shell::Mark(rule)]
+        );
+        assert_eq!(parse("ip link set eth1 mtu 1400"), [Shell::Mtu(DeviceId(1), 1400)]);
+        assert_eq!(parse("sleep 2"), [Shell::Sleep(Duration::from_secs(2))]);
+        assert_eq!(parse("(3 s later)"), [Shell::Sleep(Duration::from_secs(3))]);
+        assert_eq!(
+            parse("cat /proc/net/ip_vs_conn"),
+            [Shell::Proc("/proc/net/ip_vs_conn".to_owned())]
+        );
+    }
+
+    #[test]
+    fn what_is_not_understood_is_kept_as_it_is() {
+        for line in [
+            "(60 connections, see below)",
+            "ip link set eth9 mtu 1400",
+            "iptables -t nat -A PREROUTING -d 10.0.0.1 -j MARK --set-mark 1",
+            "sysctl -w net.ipv4.ip_forward=1",
+            "cat /proc/net/ip_vs_conn_sync | sort | head -40",
+        ] {
+            assert_eq!(parse(line), [Shell::Unknown(line.to_owned())]);
+        }
+    }
+}

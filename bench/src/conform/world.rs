@@ -1,0 +1,272 @@
+//! The director under judgement: ours, in the recordings' network, driven by the recordings' commands.
+
+use std::{net::IpAddr, time::Duration};
+
+use dataplane::{
+    addr::Addr,
+    director::spec::{Counters, FlowInfo, Rates, ServiceInfo},
+    io::sim::SimIo,
+    ipvsadm::{
+        Dialect, Numeric, PROC_APP, Session, Stream, proc_conn, proc_conn_sync, proc_services,
+        proc_stats,
+    },
+    verdict::{DeviceId, DropReason, Verdict},
+};
+
+use super::{
+    network::{is_local, network},
+    shell::{self, Prefix, Shell},
+};
+use crate::lb::{Lb, Sizes};
+
+/// How many rows the recordings' kernel had for flows: it stands in the head of listings.
+const TABLE_SIZE: u64 = 4096;
+/// HZ of the recordings' kernel, in whose ticks `/proc` writes persistence.
+const TICKS_PER_S: u32 = 100;
+/// Time between two steps of a recording. They followed each other at once: no time-out passed.
+const STEP: Duration = Duration::from_millis(1);
+/// How long a command took on the recordings' director.
+pub(super) const COMMAND: Duration = Duration::from_millis(200);
+/// Time between a recording's last step and its listings: long enough for the kernel's estimator,
+/// which sums counters up every two seconds.
+pub(super) const BEFORE_STATE: Duration = Duration::from_millis(2400);
+const MTU: u16 = 1500;
+/// Flows that fit: more than any recording has.
+const FLOWS: usize = 8192;
+/// Frames that wait on a link at most: more than any packet causes.
+const QUEUE: usize = 256;
+
+/// What a command printed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Printed {
+    pub(super) stdout: String,
+    pub(super) stderr: String,
+    pub(super) exit: u8,
+}
+
+impl Printed {
+    fn out(stdout: String) -> Self {
+        Self { stdout, ..Self::default() }
+    }
+
+    fn refused(message: &str, exit: u8) -> Self {
+        Self { stderr: format!("{message}\n"), exit, ..Self::default() }
+    }
+}
+
+/// What a packet caused.
+#[derive(Debug)]
+pub(super) struct Reaction {
+    /// What left, in order.
+    pub(super) sent: Vec<(DeviceId, Vec<u8>)>,
+    /// Whether the host got it.
+    pub(super) host: bool,
+    verdict: Option<Verdict>,
+}
+
+impl Reaction {
+    /// The packet's verdict in words.
+    pub(super) fn outcome(&self) -> String {
+        match self.verdict {
+            Some(Verdict::Tx(_)) => "forwarded".to_owned(),
+            Some(Verdict::Host) => "given to the host".to_owned(),
+            Some(Verdict::Consumed) if self.sent.is_empty() => "consumed, no answer".to_owned(),
+            Some(Verdict::Consumed) => "answered".to_owned(),
+            Some(Verdict::Drop(reason)) => format!("dropped: {}", reason.name()),
+            None => "no verdict".to_owned(),
+        }
+    }
+}
+
+/// A director with the recordings' network.
+pub(super) struct World {
+    lb: Lb<SimIo>,
+    /// Prefixes that were made local.
+    local: Vec<Prefix>,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        let sizes = Sizes { flows: FLOWS, endpoints: 256, seed: 1, table_size: TABLE_SIZE };
+        // Recorded packets are never too big for the links; paths bring the recordings' MTU.
+        let io = SimIo::new(&[MTU; 2], QUEUE);
+        let lb = Lb::new(&sizes, network([MTU; 2]), vec![io]).expect("a small table fits");
+        Self { lb, local: Vec::new() }
+    }
+
+    /// Whether an address is the director's own.
+    pub(super) fn is_local(&self, addr: IpAddr) -> bool {
+        is_local(addr) || self.local.iter().any(|prefix| within(addr.into(), *prefix))
+    }
+
+    /// Lets time pass.
+    pub(super) fn advance(&mut self, time: Duration) {
+        self.lb.advance(time);
+    }
+
+    /// Lets a packet come in.
+    pub(super) fn inject(&mut self, device: DeviceId, frame: &[u8]) -> Reaction {
+        self.lb.advance(STEP);
+        let before = self.settled(device);
+        let worker = &mut self.lb.workers[0];
+        worker.io_mut().push(device, frame);
+        worker.turn().expect("links in memory do not fail");
+        let (mut sent, mut host) = (Vec::new(), false);
+        for device in [DeviceId(0), DeviceId(1)] {
+            while let Some(frame) = worker.io_mut().take(device) {
+                sent.push((device, frame));
+            }
+        }
+        while worker.io_mut().take_host().is_some() {
+            host = true;
+        }
+        let after = self.settled(device);
+        let verdict = after.iter().zip(&before).find(|(a, b)| a.1 != b.1).map(|(a, _)| a.0);
+        Reaction { sent, host, verdict }
+    }
+
+    /// How many packets of a device ended how.
+    fn settled(&self, device: DeviceId) -> Vec<(Verdict, u64)> {
+        let counters = self.lb.stats.worker(0).device(device);
+        let mut settled = vec![
+            (Verdict::Tx(device), counters.transmitted.get()),
+            (Verdict::Host, counters.host.get()),
+            (Verdict::Consumed, counters.consumed.get()),
+        ];
+        let dropped = DropReason::ALL.iter().zip(&counters.dropped);
+        settled.extend(dropped.map(|(&reason, count)| (Verdict::Drop(reason), count.get())));
+        settled
+    }
+
+    pub(super) fn services(&self) -> Vec<ServiceInfo> {
+        self.lb.director.services()
+    }
+
+    /// All flows, templates among them.
+    pub(super) fn flows(&self) -> Vec<FlowInfo> {
+        self.lb.flows()
+    }
+
+    /// Gives a command line; returns what it printed.
+    ///
+    /// # Errors
+    ///
+    /// Why it failed.
+    pub(super) fn shell(&mut self, line: &str) -> Result<String, String> {
+        let mut stdout = String::new();
+        for command in shell::parse(line) {
+            self.advance(COMMAND);
+            let printed = self.command(&command);
+            if printed.exit != 0 {
+                return Err(printed.stderr.trim_end().to_owned());
+            }
+            stdout.push_str(&printed.stdout);
+        }
+        Ok(stdout)
+    }
+
+    /// Gives one command as a person would; returns everything it did.
+    pub(super) fn printed(&mut self, line: &str) -> Printed {
+        match shell::parse(line).as_slice() {
+            [command] => self.command(command),
+            _ => Printed::refused("not one command", 127),
+        }
+    }
+
+    /// ipvsadm with the words of `line`.
+    pub(super) fn ipvsadm_line(&mut self, line: &str) -> Printed {
+        let words: Vec<_> = line.split_whitespace().collect();
+        self.ipvsadm(&words)
+    }
+
+    fn command(&mut self, command: &Shell) -> Printed {
+        match command {
+            Shell::Ipvsadm { args, sorted } => {
+                let words: Vec<_> = args.iter().map(String::as_str).collect();
+                let mut printed = self.ipvsadm(&words);
+                if *sorted {
+                    let mut lines: Vec<_> = printed.stdout.lines().collect();
+                    lines.sort_unstable();
+                    printed.stdout = lines.iter().map(|line| format!("{line}\n")).collect();
+                }
+                printed
+            }
+            Shell::Setting { name, value, quiet } => {
+                if let Err(error) = self.lb.director.set_setting(name, *value) {
+                    return Printed::refused(&error.to_string(), 255);
+                }
+                self.lb.adopt();
+                let echo = format!("net.ipv4.vs.{name} = {value}\n");
+                Printed::out(if *quiet { String::new() } else { echo })
+            }
+            Shell::Mark(rule) => {
+                Printed::refused(&format!("firewall mark {}: there are no marks yet", rule.mark), 1)
+            }
+            Shell::LocalRoute(prefix) => {
+                self.local.push(*prefix);
+                Printed::default()
+            }
+            Shell::Mtu(_, octets) => {
+                // The recordings with another MTU have it on both sides.
+                self.lb.set_network(network([*octets; 2]));
+                Printed::default()
+            }
+            Shell::Sleep(time) => {
+                self.advance(*time);
+                Printed::default()
+            }
+            Shell::Proc(file) => self.proc(file),
+            Shell::Unknown(text) => Printed::refused(&format!("`{text}` is not understood"), 127),
+        }
+    }
+
+    fn proc(&self, file: &str) -> Printed {
+        let (services, flows) = (self.services(), self.flows());
+        match file {
+            "/proc/net/ip_vs" => Printed::out(proc_services(&services, TABLE_SIZE, TICKS_PER_S)),
+            "/proc/net/ip_vs_conn" => Printed::out(proc_conn(&flows)),
+            "/proc/net/ip_vs_conn_sync" => Printed::out(proc_conn_sync(&flows)),
+            "/proc/net/ip_vs_app" => Printed::out(PROC_APP.to_owned()),
+            "/proc/net/ip_vs_stats" => {
+                let counters = services.iter().map(|service| service.counters);
+                let totals = counters.fold(Counters::default(), sum);
+                Printed::out(proc_stats(&totals, &Rates::default()))
+            }
+            _ => Printed::refused(&format!("cat: {file}: No such file or directory"), 1),
+        }
+    }
+
+    fn ipvsadm(&mut self, words: &[&str]) -> Printed {
+        let mut printed = Printed::default();
+        let mut session = Session {
+            program: "ipvsadm",
+            dialect: Dialect::Ipvsadm,
+            names: &Numeric,
+            backend: &mut self.lb,
+            print: &mut |stream, text| match stream {
+                Stream::Out => printed.stdout.push_str(text),
+                Stream::Err => printed.stderr.push_str(text),
+            },
+        };
+        let exit = session.run(words, &mut std::iter::empty());
+        Printed { exit, ..printed }
+    }
+}
+
+fn sum(a: Counters, b: Counters) -> Counters {
+    Counters {
+        conns: a.conns + b.conns,
+        in_packets: a.in_packets + b.in_packets,
+        out_packets: a.out_packets + b.out_packets,
+        in_bytes: a.in_bytes + b.in_bytes,
+        out_bytes: a.out_bytes + b.out_bytes,
+    }
+}
+
+/// Whether `addr` lies within a prefix of its own family.
+fn within(addr: Addr, (prefix, length): Prefix) -> bool {
+    let host = if addr.is_v4() { 32 } else { 128 } - u32::from(length);
+    let same = addr.is_v4() == prefix.is_v4();
+    same && addr.bits().checked_shr(host).unwrap_or(0)
+        == prefix.bits().checked_shr(host).unwrap_or(0)
+}
