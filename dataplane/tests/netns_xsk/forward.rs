@@ -67,7 +67,8 @@ fn forwards_with(options: &XskOptions, reached: Mode, mtu: usize) {
     let counters = setup.steering.counters().unwrap();
     assert_eq!(counters.redirected, datagrams, "{counters:?}");
     assert_eq!(counters.unserved, 0);
-    assert!(counters.passed >= 10, "{counters:?}");
+    // Each of two TCP connections needs a SYN, an ACK and a FIN at least.
+    assert!(counters.passed >= 6, "{counters:?}");
     assert_eq!(counters.seen, counters.passed + counters.redirected);
     assert_whole(&io);
 }

@@ -33,7 +33,7 @@ use crate::rig::{C0, L0, L1, Netns, S0, VIP, VIP6};
 pub(crate) const PORT: u16 = 7000;
 
 /// How long anything may take before a test gives up.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// UDP to the VIPs, and from the VIPs, whose real server is the server itself.
 pub(crate) fn rules() -> SteeringRules {
