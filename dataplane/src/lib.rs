@@ -5,8 +5,9 @@
 //! ([`io`]) stand behind features.
 //!
 //! Layers, lowest first; a module uses only what stands before it (`tests/tidy.rs` holds this):
-//! addr clock rng verdict < packet < wire < endpoint < flow < forward < real < sched < service
-//! < icmp < fragment < pipeline < io < steering < worker < director < ipvsadm.
+//! addr clock rng verdict < key network packet outbox < wire route < endpoint fragment
+//! < flow < forward sched < spec < service stats < pipeline < steering < io < worker director
+//! < ipvsadm.
 
 pub mod addr;
 pub mod clock;
@@ -14,6 +15,8 @@ pub mod endpoint;
 pub mod flow;
 pub mod forward;
 pub mod fragment;
+pub mod key;
+pub mod network;
 pub mod outbox;
 pub mod packet;
 pub mod pipeline;
@@ -21,6 +24,7 @@ pub mod rng;
 pub mod route;
 pub mod sched;
 pub mod service;
+pub mod spec;
 pub mod stats;
 pub mod verdict;
 pub mod wire;

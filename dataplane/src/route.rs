@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 
 use crate::{
     addr::Addr,
-    director::network::{Network, Route},
+    network::{Network, Route},
     verdict::DeviceId,
 };
 
@@ -200,7 +200,7 @@ fn own_address(network: &Network, interface: usize, route: &Route) -> Addr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::director::network::{Interface, Neighbour};
+    use crate::network::{Interface, Neighbour};
     use std::net::IpAddr;
 
     fn addr(text: &str) -> Addr {

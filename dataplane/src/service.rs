@@ -11,11 +11,11 @@ use hashbrown::{HashMap, HashSet};
 
 use crate::{
     addr::Addr,
-    director::spec::ServiceKey,
     endpoint::EndpointId,
     flow::{FlowKey, timeout::Timeouts},
     route::{Path, Routes},
     sched::{Candidate, SchedState, Scheduler},
+    spec::ServiceKey,
 };
 
 /// The IPVS sysctls that the packet path obeys (`net.ipv4.vs.*`), with the kernel's names.

@@ -11,8 +11,8 @@ use std::sync::{
 };
 
 use crate::{
-    director::spec::Counters,
     endpoint::EndpointId,
+    spec::Counters,
     verdict::{DeviceId, DropReason, Verdict},
 };
 

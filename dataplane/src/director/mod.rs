@@ -9,11 +9,9 @@ mod apply;
 mod check;
 mod compile;
 mod flows;
-pub mod network;
 mod reals;
 mod services;
 mod settings;
-pub mod spec;
 mod trash;
 
 use std::sync::Arc;
@@ -34,6 +32,8 @@ use crate::{
     service::{Service, Settings},
     stats::Stats,
 };
+
+pub use crate::{network, spec};
 
 pub use apply::{Applied, ApplyError, Desired};
 pub use settings::SETTINGS;

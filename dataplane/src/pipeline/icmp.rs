@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::{Context, Met, Outcome, Pipeline, send::Hop};
 use crate::{
     addr::{Addr, Family},
-    endpoint::EndpointId,
+    endpoint::{EndpointId, Method},
     flow::{Direction, Entry, FlowRef},
     packet::Packet,
     verdict::{DropReason, Verdict},
@@ -96,7 +96,9 @@ impl Pipeline {
             return Ok(Verdict::Host);
         };
         let hop = hop(flow, 0);
-        if cx.endpoints.get(hop.real).addr() != outer.key.destination {
+        // As with the kernel, errors between IPv6 addresses are the host's.
+        let v4 = parsed.family == Family::V4 && inner.family == Family::V4;
+        if !v4 || cx.endpoints.get(hop.real).addr() != outer.key.destination {
             return Ok(Verdict::Host);
         }
         let l4 = usize::from(parsed.l4);
@@ -120,15 +122,13 @@ impl Pipeline {
         if is_too_big {
             learn(cx, hop.real, (message.rest & 0xffff).max(MTU_MIN));
         }
-        if family == Family::V6 || inner.family == Family::V6 {
-            // The kernel tells the client nothing here; its next packet gets the right answer.
-            return Ok(Verdict::Consumed);
-        }
+        // The kernel counts what it had stripped the error down to.
+        cx.stats.endpoint(hop.real).count_out(inside.len() as u64);
         let rest = if is_too_big {
-            // The kernel says what its cached route still says, less an IPv4 header whatever the
-            // tunnel; with path MTU discovery off it has no such route and says what it learned.
-            let off = !cx.snapshot.settings.pmtu_disc;
-            let mtu = if off { self.mtu(cx, hop.real) } else { before };
+            // Less an IPv4 header, whatever the tunnel. For ipip with path MTU discovery the kernel
+            // says what its cached route still says; the next packet gets the learned value.
+            let stale = cx.snapshot.settings.pmtu_disc && hop.method == Method::Ipip;
+            let mtu = if stale { before } else { self.mtu(cx, hop.real) };
             u32::from(mtu.saturating_sub(20))
         } else {
             message.rest

@@ -16,6 +16,7 @@ use crate::{
         state::{self, Sloppy},
         tcp, timeout,
     },
+    forward,
     packet::Packet,
     sched::Pick,
     service::Service,
@@ -173,7 +174,9 @@ impl Pipeline {
         let name = (key.protocol, key.source, key.source_port);
         if cx.snapshot.settings.nat_icmp_send && cx.snapshot.nat_reals.contains(&name) {
             let reset = key.protocol == protocol::TCP && parsed.flags & tcp::RST != 0;
-            if !reset {
+            if !reset && parsed.ttl > 1 {
+                // The kernel asks this where it forwards: one hop is already taken off.
+                forward::decrement_ttl(packet, parsed);
                 self.port_unreachable(cx, packet, parsed);
                 return Err(DropReason::NoDestination);
             }

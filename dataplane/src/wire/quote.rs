@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     addr::{Addr, Family},
-    flow::FlowKey,
+    key::FlowKey,
 };
 
 /// Octets of the quoted transport header that must be there (RFC 792): ports, and what TCP's

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     addr::{Addr, Family},
-    flow::FlowKey,
+    key::FlowKey,
     verdict::DropReason,
 };
 

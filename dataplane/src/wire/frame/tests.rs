@@ -1,3 +1,5 @@
+//! Tests of the parser: literal frames, and what is read from them.
+
 use super::*;
 use proptest::prelude::*;
 use std::net::IpAddr;

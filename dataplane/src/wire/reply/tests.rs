@@ -1,3 +1,5 @@
+//! Tests of the answers: what is sent, and to what nothing is.
+
 use super::*;
 use crate::wire::frame::parse;
 use std::net::IpAddr;

@@ -1,0 +1,67 @@
+# Every recipe is one or two lines; what is longer is Rust. `make` alone prints this list.
+
+CARGO ?= cargo
+# Captures for `make captures`, and seconds per target for `make fuzz`.
+DIR ?= fixtures/pcaps
+T ?= 30
+PREFIX ?= /usr/local
+
+# Needed to build: a C compiler for BPF (libclang comes with it), libelf and zlib for libbpf, which
+# xsk-rs builds, m4 for its dispatcher, and libbpf's headers for the steering program.
+BUILD := clang libelf-dev zlib1g-dev libbpf-dev m4 pkg-config
+# Needed by demo and tests, which do without where there is no root.
+LAB := iproute2 util-linux apache2-bin curl wrk iperf3 iputils-ping
+
+present = $(shell dpkg-query -W -f '$${db:Status-Abbrev} $${Package}\n' $(1) 2>/dev/null | sed -n 's/^ii  *//p')
+missing = $(filter-out $(call present,$(1)),$(1))
+apt = DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends
+ROOT := $(filter 0,$(shell id -u))
+
+.PHONY: help setup build demo test check fmt lint doc unit e2e loom conform captures stress fuzz bench install clean
+
+help: ## Print this list
+	@sed -nE 's/^([a-z0-9]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
+
+setup: ## Install the Debian packages that build, demo and tests need
+	@$(if $(call missing,$(BUILD) $(LAB)),$(if $(ROOT),$(apt) $(call missing,$(BUILD) $(LAB)) || { apt-get update -qq && $(apt) $(call missing,$(BUILD) $(LAB)); },echo "missing packages: $(call missing,$(BUILD) $(LAB)) (make setup as root installs them)"; $(if $(call missing,$(BUILD)),false,true)),true)
+
+build: setup ## Build xvsd, xvsadm and xvs-bench as they are shipped, into target/release
+	$(CARGO) build --release --workspace --bins
+
+demo: setup ## Real HTTP through nat, dr and ipip in network namespaces (root), else a replay
+	$(CARGO) build -q --profile quick --workspace --bins
+	target/quick/xvs-bench demo
+
+test: setup ## Everything that CI needs
+	$(CARGO) run -q -p xvs-bench -- suite fmt lint doc unit loom conform captures
+
+check: fmt lint doc unit ## What must pass before a commit
+
+fmt: ## Is every source file formatted?
+	find dataplane control bench -name '*.rs' -not -path '*/target/*' -exec rustfmt --edition 2024 --check {} +
+
+lint: ## Is clippy content?
+	$(CARGO) clippy -q --workspace --all-targets --all-features -- -D warnings
+
+doc: ## Does the documentation build, with every link?
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc -q --workspace --no-deps --all-features
+
+unit: ## All tests of the workspace; those in namespaces need root
+	$(CARGO) build -q --workspace --bins
+	$(CARGO) test -q --workspace --all-features
+
+e2e: ## Only the end-to-end tests, with the 1 GB downloads and long runs
+	$(CARGO) build -q --profile quick --workspace --bins
+	XVS_E2E=long $(CARGO) test --profile quick -p xvs-bench --test e2e -- --nocapture
+
+conform: ## Judge xvs by the recordings of Linux IPVS
+	$(CARGO) run -q -p xvs-bench -- conform fixtures/golden
+
+captures: ## Replay every capture below DIR=fixtures/pcaps
+	$(CARGO) run -q -p xvs-bench -- replay --in $(DIR)
+
+install: build ## Install xvsd and xvsadm below PREFIX=/usr/local
+	install -D -t $(DESTDIR)$(PREFIX)/sbin target/release/xvsd target/release/xvsadm
+
+clean: ## Remove what was built
+	$(CARGO) clean
