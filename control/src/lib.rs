@@ -6,11 +6,14 @@
 pub mod adm;
 pub mod config;
 pub mod convert;
+pub mod daemon;
+pub mod devices;
 pub mod engine;
 pub mod estimator;
 pub mod field;
 pub mod nexthop;
 pub mod proto;
 pub mod rpc;
+pub mod rules;
 pub mod server;
 pub mod words;

@@ -47,8 +47,9 @@ fn every_field_arrives() {
     assert_eq!(config.daemon.workers, Some(2));
     assert_eq!(config.daemon.cpus, Some(vec![2, 3]));
     assert_eq!((config.daemon.flows, config.daemon.endpoints), (4_194_304, 4096));
+    assert_eq!((config.daemon.spin_us, config.daemon.answers_per_second), (200, 5000));
     let modes: Vec<_> = config.interfaces.iter().map(|i| (i.name.as_str(), i.mode)).collect();
-    assert_eq!(modes, [("eth1", Mode::Native), ("eth2", Mode::Auto)]);
+    assert_eq!(modes, [("eth1", Mode::Native), ("eth2", Mode::Native)]);
     assert_eq!(config.api.socket, Path::new("/run/xvs/other.sock"));
     let tls = config.api.tcp.unwrap().tls.unwrap();
     assert_eq!(tls.client_ca, Path::new("/etc/xvs/clients.pem"));

@@ -9,7 +9,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     thread,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use dataplane::{
@@ -19,6 +19,7 @@ use dataplane::{
         spec::{ServiceKey, ServiceSpec},
     },
     endpoint::Endpoints,
+    flow::{FlowTable, HashKey, Pages, TableConfig},
     sched::SchedFlags,
     stats::{Stats, WorkerStats},
     steering::{
@@ -30,7 +31,8 @@ use tokio::{sync::watch, task::JoinHandle};
 use xvs_control::engine::{
     Engine, EngineError,
     fleet::{Duty, Fleet, Machine, OpenError, Opened, Orders},
-    report::{Info, InterfaceReport},
+    publish::Surroundings,
+    report::InterfaceReport,
 };
 
 /// What the test does to workers and machine, and what it sees of them.
@@ -135,20 +137,18 @@ impl Rig {
     fn start() -> Self {
         let stats = Stats::new(WORKERS, 64);
         let director = Director::new(Arc::new(Endpoints::new(64)), stats.clone());
-        let info = Info {
-            started_at: SystemTime::now(),
-            flow_capacity: 1,
-            flow_table_bytes: 1,
-            flow_table_pages: String::new(),
-        };
-        let engine = Arc::new(Engine::new(director, stats.clone(), info));
+        let table =
+            TableConfig { pages: Pages::Small, ..TableConfig::new(1024, 1, HashKey::from_seed(1)) };
+        let table = Arc::new(FlowTable::new(&table).unwrap());
+        let engine = Arc::new(Engine::new(director, stats.clone(), table));
         let hand = Arc::new(Hand::default());
         let machine = SimMachine { hand: Arc::clone(&hand), stats: stats.clone() };
         let mut fleet = Fleet::new(Box::new(machine), stats, &[None; WORKERS]);
         fleet.start().unwrap();
         let (stop, stopped) = watch::channel(false);
         let (network, networks) = watch::channel(Network::default());
-        let publisher = tokio::spawn(Arc::clone(&engine).publish(fleet, networks, stopped));
+        let surroundings = Surroundings { network: networks, hops: None };
+        let publisher = tokio::spawn(Arc::clone(&engine).publish(fleet, surroundings, stopped));
         Self { hand, engine, stop, publisher, network }
     }
 

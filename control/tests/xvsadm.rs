@@ -9,12 +9,12 @@ use std::{
     path::Path,
     process::{Command, Output},
     sync::Arc,
-    time::SystemTime,
 };
 
 use dataplane::{
     director::{Director, network::Network},
     endpoint::Endpoints,
+    flow::{FlowTable, HashKey, Pages, TableConfig},
     stats::Stats,
     steering::{SteeringError, rules::SteeringRules},
 };
@@ -23,7 +23,7 @@ use xvs_control::{
     engine::{
         Engine,
         fleet::{Fleet, Machine, OpenError, Opened},
-        report::Info,
+        publish::Surroundings,
     },
     server::{self, listen::UnixSocket},
 };
@@ -62,13 +62,10 @@ impl Daemon {
         let stats = Stats::new(1, ENDPOINTS as usize);
         let endpoints = Arc::new(Endpoints::new(ENDPOINTS as usize));
         let director = Director::new(endpoints, stats.clone());
-        let info = Info {
-            started_at: SystemTime::now(),
-            flow_capacity: 4096,
-            flow_table_bytes: 4096 * 102,
-            flow_table_pages: "normal".to_owned(),
-        };
-        let engine = Arc::new(Engine::new(director, stats.clone(), info));
+        let table =
+            TableConfig { pages: Pages::Small, ..TableConfig::new(4096, 1, HashKey::from_seed(1)) };
+        let table = Arc::new(FlowTable::new(&table).unwrap());
+        let engine = Arc::new(Engine::new(director, stats.clone(), table));
         let fleet = Fleet::new(Box::new(NoDevices), stats, &[]);
         let (stop, stopped) = watch::channel(false);
         let (network, networks) = watch::channel(Network::default());
@@ -77,7 +74,8 @@ impl Daemon {
         let (_, routes) = server::routes(&engine);
         let entered = runtime.enter();
         let listener = socket.listener().unwrap();
-        tokio::spawn(Arc::clone(&engine).publish(fleet, networks, stopped.clone()));
+        let surroundings = Surroundings { network: networks, hops: None };
+        tokio::spawn(Arc::clone(&engine).publish(fleet, surroundings, stopped.clone()));
         tokio::spawn(server::serve_unix(listener, routes, stopped));
         drop(entered);
         symlink(env!("CARGO_BIN_EXE_xvsadm"), folder.path().join("xvsadm")).unwrap();

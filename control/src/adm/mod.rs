@@ -24,7 +24,7 @@ use std::{
 use dataplane::ipvsadm::{Command, Dialect, Refusal, Session, Stream, parse};
 
 use client::Client;
-use names::SystemNames;
+pub(crate) use names::SystemNames;
 use target::Target;
 
 /// Where the daemon listens unless told otherwise.

@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Asks the system.
 #[derive(Debug)]
-pub(super) struct SystemNames {
+pub(crate) struct SystemNames {
     services: RefCell<Option<Vec<Service>>>,
     hosts: RefCell<HashMap<Addr, Option<String>>>,
     /// What is left of the budget.
@@ -41,7 +41,7 @@ struct Service {
 }
 
 impl SystemNames {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             services: RefCell::new(None),
             hosts: RefCell::new(HashMap::new()),

@@ -27,6 +27,14 @@ pub(super) const DEFAULT_FLOWS: u32 = 1 << 20;
 /// Services and real servers that fit unless told otherwise.
 const DEFAULT_ENDPOINTS: u32 = 1 << 14;
 
+/// How long an idle worker spins unless told otherwise: long enough to meet the next packet of a
+/// busy moment awake, short enough that a quiet box costs nothing.
+const DEFAULT_SPIN_US: u32 = 50;
+
+/// Answers of its own that a worker sends per second unless told otherwise: the kernel's
+/// `icmp_msgs_per_sec`.
+const DEFAULT_ANSWERS_PER_SECOND: u32 = 1000;
+
 /// The most flows that can be asked for: about 27 GB.
 pub(super) const FLOWS_MAX: u32 = 1 << 28;
 
@@ -70,7 +78,12 @@ fn daemon(file: &file::Daemon) -> Result<Daemon> {
     };
     let flows = or("daemon.flows", file.flows, DEFAULT_FLOWS, FLOWS_MIN, FLOWS_MAX)?;
     let endpoints = or("daemon.endpoints", file.endpoints, DEFAULT_ENDPOINTS, 16, 1 << 20)?;
-    Ok(Daemon { workers, cpus, flows, endpoints })
+    let spin = file.spin_microseconds;
+    let spin_us = or("daemon.spin_microseconds", spin, DEFAULT_SPIN_US, 0, 1_000_000)?;
+    let answers = file.answers_per_second;
+    let answers_per_second =
+        or("daemon.answers_per_second", answers, DEFAULT_ANSWERS_PER_SECOND, 0, 1_000_000)?;
+    Ok(Daemon { workers, cpus, flows, endpoints, spin_us, answers_per_second })
 }
 
 /// Either no worker is pinned or each has a CPU of its own.
@@ -112,6 +125,11 @@ fn interfaces(file: &[file::Interface]) -> Result<Vec<Interface>> {
         if interfaces[..index].iter().any(|before| before.name == interface.name) {
             let reason = format!("`{}` is there already", interface.name);
             return Err(FieldError::new(format!("interface[{index}].name"), reason));
+        }
+        if interface.mode != interfaces[0].mode {
+            let (mode, first) = (interface.mode.name(), interfaces[0].mode.name());
+            let reason = format!("`{mode}` is not `{first}`: all interfaces are attached alike");
+            return Err(FieldError::new(format!("interface[{index}].mode"), reason));
         }
     }
     Ok(interfaces)

@@ -27,6 +27,8 @@ pub(super) struct Daemon {
     pub(super) cpus: Option<Vec<i64>>,
     pub(super) flows: Option<i64>,
     pub(super) endpoints: Option<i64>,
+    pub(super) spin_microseconds: Option<i64>,
+    pub(super) answers_per_second: Option<i64>,
 }
 
 /// `[[interface]]`: one the workers receive from and send to.

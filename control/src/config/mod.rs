@@ -16,6 +16,7 @@ use std::{
 
 use dataplane::director::spec::{RealSpec, ServiceSpec, TimeoutSpec};
 
+pub(crate) use self::ipvs::scratch;
 use crate::field::{self, FieldError};
 
 /// Everything the daemon is told.
@@ -42,6 +43,10 @@ pub struct Daemon {
     pub flows: u32,
     /// How many services and real servers fit together.
     pub endpoints: u32,
+    /// How long an idle worker spins before it sleeps, in microseconds.
+    pub spin_us: u32,
+    /// Answers of its own that each worker sends per second at most.
+    pub answers_per_second: u32,
 }
 
 /// An interface that the workers receive from and send to.
@@ -149,6 +154,13 @@ pub enum ConfigError {
     /// A field is unknown or its value is refused.
     #[error(transparent)]
     Field(#[from] FieldError),
+}
+
+impl Default for Config {
+    /// What an empty file says.
+    fn default() -> Self {
+        check::config(file::File::default()).expect("an empty file is valid; a test holds it")
+    }
 }
 
 impl Config {

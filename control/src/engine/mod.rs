@@ -13,7 +13,7 @@ pub mod rates;
 pub mod report;
 
 use std::{
-    sync::{Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -23,6 +23,7 @@ use dataplane::{
         spec::{Counters, DirectorError, Rates, RealSpec, ServiceInfo, ServiceKey, ServiceSpec},
     },
     endpoint::EndpointId,
+    flow::FlowTable,
     stats::Stats,
 };
 use tokio::sync::{Notify, watch};
@@ -50,6 +51,8 @@ pub struct Engine {
     in_force: watch::Sender<u64>,
     /// Where the workers count.
     stats: Stats,
+    /// Where the workers keep flows.
+    table: Arc<FlowTable>,
     info: Info,
     report: watch::Sender<Report>,
 }
@@ -104,8 +107,8 @@ pub enum EngineError {
 }
 
 impl Engine {
-    /// An engine around a director, which the workers have not seen yet.
-    pub fn new(director: Director, stats: Stats, info: Info) -> Self {
+    /// An engine around a director, which the workers have not seen yet, and what they share.
+    pub fn new(director: Director, stats: Stats, table: Arc<FlowTable>) -> Self {
         let state = State {
             director,
             rates: RateTable::default(),
@@ -117,7 +120,8 @@ impl Engine {
             changed: Notify::new(),
             in_force: watch::Sender::new(0),
             stats,
-            info,
+            info: Info::new(&table),
+            table,
             report: watch::Sender::new(Report::default()),
         }
     }
@@ -164,6 +168,11 @@ impl Engine {
     /// Where the workers count.
     pub const fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// Where the workers keep flows.
+    pub const fn table(&self) -> &Arc<FlowTable> {
+        &self.table
     }
 
     /// What is fixed at the start.

@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use super::{Engine, fleet::Fleet};
-use crate::estimator;
+use crate::{estimator, nexthop::NextHops};
 
 /// How often the fleet is looked after: faults found, workers restarted, old snapshots freed.
 const TEND: Duration = Duration::from_millis(100);
@@ -35,14 +35,24 @@ const TEND: Duration = Duration::from_millis(100);
 /// snapshot over within a burst, tens of microseconds; an idle one has to wake up first.
 const SPIN: Duration = Duration::from_micros(200);
 
+/// The network around the box.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// What the kernel says, followed live.
+    pub network: watch::Receiver<Network>,
+    /// Who is told which next hops must stay resolved; `None` if there are no interfaces.
+    pub hops: Option<Arc<NextHops>>,
+}
+
 impl Engine {
-    /// Publishes every change until `stop` says so. `network` is followed live.
+    /// Publishes every change until `stop` says so.
     pub async fn publish(
         self: Arc<Self>,
         mut fleet: Fleet,
-        mut network: watch::Receiver<Network>,
+        surroundings: Surroundings,
         mut stop: watch::Receiver<bool>,
     ) -> Fleet {
+        let Surroundings { mut network, hops } = surroundings;
         let mut rates = interval(estimator::PERIOD);
         // A late step would count more than one period into the next.
         rates.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -73,6 +83,9 @@ impl Engine {
                     self.lock().director.set_network(network);
                 }
                 () = self.changed.notified() => {}
+            }
+            if let Some(hops) = &hops {
+                hops.keep(self.lock().director.wanted_next_hops().into_iter().collect());
             }
             self.round(&mut fleet, &mut steered).await;
         }

@@ -2,6 +2,8 @@
 
 use std::time::SystemTime;
 
+use dataplane::flow::FlowTable;
+
 /// What is fixed at the start.
 #[derive(Clone, Debug)]
 pub struct Info {
@@ -12,7 +14,20 @@ pub struct Info {
     /// Octets of the flow table.
     pub flow_table_bytes: u64,
     /// Which pages the flow table got.
-    pub flow_table_pages: String,
+    pub flow_table_pages: &'static str,
+}
+
+impl Info {
+    /// Of a daemon that starts now, with this table.
+    pub fn new(table: &FlowTable) -> Self {
+        let memory = table.memory();
+        Self {
+            started_at: SystemTime::now(),
+            flow_capacity: table.capacity() as u64,
+            flow_table_bytes: memory.octets as u64,
+            flow_table_pages: memory.pages.name(),
+        }
+    }
 }
 
 /// One interface.

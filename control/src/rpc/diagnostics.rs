@@ -47,7 +47,7 @@ impl DiagnosticsService for Diagnostics {
             started_at: Some(info.started_at.into()),
             flow_capacity: info.flow_capacity,
             flow_table_bytes: info.flow_table_bytes,
-            flow_table_pages: info.flow_table_pages.clone(),
+            flow_table_pages: info.flow_table_pages.to_owned(),
             interfaces: report.interfaces.iter().map(interface).collect(),
             schedulers: Scheduler::NAMES.iter().map(|name| (*name).to_owned()).collect(),
             methods: words::METHODS.iter().map(|(name, _)| (*name).to_owned()).collect(),
@@ -71,7 +71,10 @@ impl DiagnosticsService for Diagnostics {
             devices: devices(&report, workers),
             workers: (0..).zip(report.workers.iter().zip(workers)).map(worker).collect(),
             drops: drops(workers),
-            flow_table: None,
+            flow_table: Some(v1::FlowTableStatistics {
+                capacity: self.engine.info().flow_capacity,
+                used: self.engine.table().len() as u64,
+            }),
         }))
     }
 }

@@ -230,8 +230,12 @@ impl LoadBalancerService for LoadBalancer {
         &self,
         request: Request<v1::ListFlowsRequest>,
     ) -> Answer<v1::ListFlowsResponse> {
-        request::flow_page(&request.into_inner()).map_err(|error| malformed(&error))?;
-        Err(Status::unimplemented("flows cannot be listed yet"))
+        let page = request::flow_page(&request.into_inner()).map_err(|error| malformed(&error))?;
+        let (flows, next) = self.engine.flows(&page);
+        Ok(Response::new(v1::ListFlowsResponse {
+            flows: flows.iter().map(answer::flow).collect(),
+            next_page_token: next.map_or_else(String::new, |slot| slot.to_string()),
+        }))
     }
 }
 

@@ -5,11 +5,12 @@
 mod apply;
 mod refusals;
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 use dataplane::{
     director::{Director, network::Network},
     endpoint::Endpoints,
+    flow::{FlowTable, HashKey, Pages, TableConfig},
     stats::Stats,
     steering::{SteeringError, rules::SteeringRules},
 };
@@ -23,7 +24,7 @@ use xvs_control::{
     engine::{
         Engine,
         fleet::{Fleet, Machine, OpenError, Opened},
-        report::Info,
+        publish::Surroundings,
     },
     proto::v1::{
         self as v1, diagnostics_service_client::DiagnosticsServiceClient,
@@ -68,17 +69,15 @@ impl Daemon {
         let stats = Stats::new(1, ENDPOINTS as usize);
         let endpoints = Arc::new(Endpoints::new(ENDPOINTS as usize));
         let director = Director::new(endpoints, stats.clone());
-        let info = Info {
-            started_at: SystemTime::now(),
-            flow_capacity: 1024,
-            flow_table_bytes: 104_038,
-            flow_table_pages: "normal".to_owned(),
-        };
-        let engine = Arc::new(Engine::new(director, stats.clone(), info));
+        let table =
+            TableConfig { pages: Pages::Small, ..TableConfig::new(1024, 1, HashKey::from_seed(1)) };
+        let table = Arc::new(FlowTable::new(&table).unwrap());
+        let engine = Arc::new(Engine::new(director, stats.clone(), table));
         let fleet = Fleet::new(Box::new(NoDevices), stats, &[]);
         let (stop, stopped) = watch::channel(false);
         let (network, networks) = watch::channel(Network::default());
-        tokio::spawn(Arc::clone(&engine).publish(fleet, networks, stopped.clone()));
+        let surroundings = Surroundings { network: networks, hops: None };
+        tokio::spawn(Arc::clone(&engine).publish(fleet, surroundings, stopped.clone()));
         let folder = tempfile::tempdir().unwrap();
         let socket = UnixSocket::bind(&folder.path().join("xvsd.sock")).unwrap();
         let (health, routes) = server::routes(&engine);

@@ -28,6 +28,7 @@ use crate::{
     verdict::{DeviceId, DropReason, Verdict},
 };
 
+pub use netdev::receive_queues;
 pub use queue::BusyPoll;
 pub use setup::{Offloads, Opened, XskError, XskOptions, XskReport, open};
 

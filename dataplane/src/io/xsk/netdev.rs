@@ -45,7 +45,11 @@ impl EthtoolRequest for Channels {}
 impl EthtoolRequest for Value {}
 
 /// How many receive queues the interface has now.
-pub(super) fn receive_queues(interface: &str) -> io::Result<u32> {
+///
+/// # Errors
+///
+/// There is no such interface.
+pub fn receive_queues(interface: &str) -> io::Result<u32> {
     let mut channels = Channels { command: GET_CHANNELS, ..Channels::default() };
     match ethtool(interface, &mut channels) {
         Ok(()) => Ok((channels.receive + channels.combined).max(1)),

@@ -1,0 +1,404 @@
+//! The daemon's life: start in an order in which a failure leaves nothing behind, reload, stop.
+
+use std::{fs, io, net::TcpListener, path::PathBuf, sync::Arc, thread, time::Duration};
+
+use dataplane::{
+    director::{Director, network::Network},
+    endpoint::Endpoints,
+    flow::{FlowTable, HashKey, TableConfig, TableError},
+    io::xsk::receive_queues,
+    stats::Stats,
+};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+    time::timeout,
+};
+use tonic::transport::ServerTlsConfig;
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::{
+    adm::SystemNames,
+    config::{Config, ConfigError, Desired},
+    devices::{Devices, Shared},
+    engine::{
+        Engine, EngineError,
+        fleet::{Fleet, OpenError},
+        publish::Surroundings,
+    },
+    nexthop::{Hop, NextHopError, NextHops},
+    rules::{self, RulesRefused},
+    server::{
+        self, ServeError,
+        listen::{self, ListenError, UnixSocket},
+    },
+};
+
+/// How long clients may take to leave once the daemon stops.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Next hops to resolve that wait at most; the next packet to the same one asks again.
+const RESOLVE_MAX: usize = 1024;
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The TOML file.
+    pub config: Option<PathBuf>,
+    /// Rules in ipvsadm's language, after the file.
+    pub rules: Option<PathBuf>,
+    /// Flows that fit, over the file.
+    pub flows: Option<u32>,
+}
+
+/// Why the configuration was refused: the file, and what is wrong in it.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The TOML file.
+    #[error("{path}: {error}", path = path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: ConfigError,
+    },
+    /// The rules.
+    #[error("{path}: {error}", path = path.display())]
+    Rules {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: RulesRefused,
+    },
+    /// A file cannot be read.
+    #[error("{path}: {source}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Why the daemon could not start, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// Nothing can listen there.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The server could not be made.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// The devices cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The kernel cannot be asked about the network.
+    #[error(transparent)]
+    NextHop(#[from] NextHopError),
+    /// There is no flow table.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The configuration was checked, but does not fit.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The operating system refuses something basic.
+    #[error("{what}: {source}")]
+    System {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Sources {
+    /// Reads and checks everything.
+    ///
+    /// # Errors
+    ///
+    /// Which file is wrong, and where.
+    pub fn load(&self) -> Result<Config, SourceError> {
+        let mut config = match &self.config {
+            Some(path) => {
+                let text = read(path)?;
+                Config::parse(&text)
+                    .map_err(|error| SourceError::Config { path: path.clone(), error })?
+            }
+            None => Config::default(),
+        };
+        if let Some(path) = &self.rules {
+            let text = read(path)?;
+            let endpoints = config.daemon.endpoints;
+            config.desired = rules::follow(&text, &SystemNames::new(), &config.desired, endpoints)
+                .map_err(|error| SourceError::Rules { path: path.clone(), error })?;
+        }
+        config.daemon.flows = self.flows.unwrap_or(config.daemon.flows);
+        Ok(config)
+    }
+}
+
+fn read(path: &PathBuf) -> Result<String, SourceError> {
+    fs::read_to_string(path).map_err(|source| SourceError::Read { path: path.clone(), source })
+}
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+///
+/// It could not start; nothing was changed then.
+pub async fn run(sources: Sources, config: Config) -> Result<(), DaemonError> {
+    // Before anything else, so that a signal during the start is not lost.
+    let mut signals = Signals::new()?;
+    let listeners = Listeners::bind(&config)?;
+    let mut fleet = prepare(&config)?;
+    apply_first(&fleet.engine, &config.desired)?;
+    let surroundings = surroundings(&config, fleet.resolve).await?;
+    fleet.fleet.start()?;
+
+    let (stop, stopped) = watch::channel(false);
+    let (health, routes) = server::routes(&fleet.engine);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(server::serve_unix(
+        listeners.unix.listener().map_err(ServeError::from)?,
+        routes.clone(),
+        stopped.clone(),
+    ));
+    if let Some((listener, tls)) = listeners.tcp {
+        tasks.spawn(server::serve_tcp(listener, tls, routes, stopped.clone()));
+    }
+    let watcher = tokio::spawn(tell_health(Arc::clone(&fleet.engine), health));
+    let publisher =
+        tokio::spawn(Arc::clone(&fleet.engine).publish(fleet.fleet, surroundings, stopped));
+    let info = fleet.engine.info();
+    tracing::info!(
+        socket = %config.api.socket.display(),
+        interfaces = config.interfaces.len(),
+        services = config.desired.services.len(),
+        flows = info.flow_capacity,
+        flow_table_octets = info.flow_table_bytes,
+        pages = info.flow_table_pages,
+        "xvsd {} is ready",
+        env!("CARGO_PKG_VERSION"),
+    );
+    let outcome = live(&mut signals, &sources, &config, &fleet.engine, &mut tasks).await;
+
+    tracing::info!("stopping");
+    // Nobody listens any more if everything has ended already.
+    stop.send(true).unwrap_or_default();
+    if timeout(FAREWELL, async { while tasks.join_next().await.is_some() {} }).await.is_err() {
+        tracing::debug!("some clients stayed to the end");
+    }
+    watcher.abort();
+    match publisher.await {
+        Ok(mut fleet) => fleet.stop(),
+        Err(error) => tracing::error!("the publisher failed: {error}"),
+    }
+    drop(listeners.unix);
+    outcome
+}
+
+/// Where gRPC listens.
+struct Listeners {
+    unix: UnixSocket,
+    tcp: Option<(TcpListener, Option<ServerTlsConfig>)>,
+}
+
+impl Listeners {
+    fn bind(config: &Config) -> Result<Self, DaemonError> {
+        let tcp = match &config.api.tcp {
+            Some(tcp) => {
+                let tls = tcp.tls.as_ref().map(server::tls).transpose()?;
+                if tls.is_none() {
+                    tracing::warn!("{}: anybody who gets there commands the box", tcp.listen);
+                }
+                Some((listen::bind_tcp(tcp.listen)?, tls))
+            }
+            None => None,
+        };
+        Ok(Self { unix: UnixSocket::bind(&config.api.socket)?, tcp })
+    }
+}
+
+/// An engine and its fleet, not yet started.
+struct Prepared {
+    engine: Arc<Engine>,
+    fleet: Fleet,
+    resolve: crossbeam_channel::Receiver<Hop>,
+}
+
+fn prepare(config: &Config) -> Result<Prepared, DaemonError> {
+    let cpus = allowed_cpus();
+    let workers = workers(config, cpus.len())?;
+    // Id 0 is never given out.
+    let ids = config.daemon.endpoints as usize + 1;
+    let endpoints = Arc::new(Endpoints::new(ids));
+    let stats = Stats::new(workers, ids);
+    let key = HashKey::from_os()
+        .map_err(|source| DaemonError::System { what: "getrandom", source: source.into() })?;
+    let seed = HashKey::from_os()
+        .map_err(|source| DaemonError::System { what: "getrandom", source: source.into() })?
+        .0[0];
+    let table = TableConfig::new(config.daemon.flows as usize, workers.max(1), key);
+    let table = Arc::new(FlowTable::new(&table)?);
+    let (ask, resolve) = crossbeam_channel::bounded(RESOLVE_MAX);
+    let shared = Shared {
+        table: Arc::clone(&table),
+        endpoints: Arc::clone(&endpoints),
+        stats: stats.clone(),
+        resolve: ask,
+        seed,
+        spin: Duration::from_micros(config.daemon.spin_us.into()),
+        answers_per_second: config.daemon.answers_per_second,
+    };
+    let devices = Devices::new(&config.interfaces, workers, shared)?;
+    let pins = pins(config, workers, &cpus);
+    let fleet = Fleet::new(Box::new(devices), stats.clone(), &pins);
+    let director = Director::new(endpoints, stats.clone());
+    Ok(Prepared { engine: Arc::new(Engine::new(director, stats, table)), fleet, resolve })
+}
+
+/// How many workers: as many as asked for, else one for each receive queue that all interfaces
+/// have, but no more than CPUs. None without interfaces.
+fn workers(config: &Config, cpus: usize) -> Result<usize, OpenError> {
+    let mut fewest = usize::MAX;
+    for interface in &config.interfaces {
+        let queues = receive_queues(&interface.name)
+            .map_err(|error| OpenError(format!("{}: {error}", interface.name)))?;
+        fewest = fewest.min(queues as usize);
+    }
+    Ok(match (config.interfaces.is_empty(), config.daemon.workers) {
+        (true, _) => 0,
+        (false, Some(workers)) => workers.into(),
+        (false, None) => fewest.min(cpus).max(1),
+    })
+}
+
+/// The CPU of each worker: as asked for, else the first ones we may use if there is one for each.
+fn pins(config: &Config, workers: usize, allowed: &[u16]) -> Vec<Option<u16>> {
+    let pins = match &config.daemon.cpus {
+        Some(cpus) => cpus.as_slice(),
+        None if allowed.len() >= workers => allowed,
+        None => &[],
+    };
+    (0..workers).map(|worker| pins.get(worker).copied()).collect()
+}
+
+/// The CPUs that we may use.
+fn allowed_cpus() -> Vec<u16> {
+    let Ok(set) = rustix::thread::sched_getaffinity(None) else {
+        return Vec::new();
+    };
+    (0..u16::MAX)
+        .take_while(|cpu| usize::from(*cpu) < rustix::thread::CpuSet::MAX_CPU)
+        .filter(|cpu| set.is_set(usize::from(*cpu)))
+        .collect()
+}
+
+fn apply_first(engine: &Engine, desired: &Desired) -> Result<(), EngineError> {
+    engine.lock().apply(desired, None).map(drop)
+}
+
+/// Starts following the network, and lets the workers ask for next hops.
+async fn surroundings(
+    config: &Config,
+    resolve: crossbeam_channel::Receiver<Hop>,
+) -> Result<Surroundings, DaemonError> {
+    if config.interfaces.is_empty() {
+        let (_, network) = watch::channel(Network::default());
+        return Ok(Surroundings { network, hops: None });
+    }
+    let names = config.interfaces.iter().map(|interface| interface.name.clone()).collect();
+    let (hops, network) = NextHops::start(names).await?;
+    let hops = Arc::new(hops);
+    let asked = Arc::clone(&hops);
+    let ask = move || resolve.iter().for_each(|(device, addr)| asked.resolve(device, addr));
+    // Ends when the last worker and the devices are gone.
+    thread::Builder::new()
+        .name("xvs-resolve".to_owned())
+        .spawn(ask)
+        .map_err(|source| DaemonError::System { what: "cannot start a thread", source })?;
+    Ok(Surroundings { network, hops: Some(hops) })
+}
+
+/// What the daemon listens to.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, DaemonError> {
+        let signal = |kind| {
+            signal(kind)
+                .map_err(|source| DaemonError::System { what: "cannot take signals", source })
+        };
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// Lives until a signal says stop or a server fails.
+async fn live(
+    signals: &mut Signals,
+    sources: &Sources,
+    started: &Config,
+    engine: &Engine,
+    servers: &mut JoinSet<Result<(), ServeError>>,
+) -> Result<(), DaemonError> {
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => return Ok(()),
+            _ = signals.interrupt.recv() => return Ok(()),
+            _ = signals.hangup.recv() => reload(sources, started, engine).await,
+            Some(ended) = servers.join_next() => match ended {
+                Ok(ended) => ended?,
+                Err(error) => tracing::error!("a server failed: {error}"),
+            },
+        }
+    }
+}
+
+/// Reads everything again and applies what can be changed; if anything is wrong, nothing changes.
+async fn reload(sources: &Sources, started: &Config, engine: &Engine) {
+    let config = match sources.load() {
+        Ok(config) => config,
+        Err(error) => {
+            tracing::error!("not reloaded: {error}");
+            return;
+        }
+    };
+    if (&config.daemon, &config.interfaces, &config.api)
+        != (&started.daemon, &started.interfaces, &started.api)
+    {
+        tracing::warn!("[daemon], [[interface]] and [api] change only with a restart");
+    }
+    match engine.change(|state| state.apply(&config.desired, None)).await {
+        Ok((generation, changes)) => {
+            for change in &changes {
+                tracing::info!("{}", change.description);
+            }
+            tracing::info!(generation, changes = changes.len(), "reloaded");
+        }
+        Err(error) => tracing::error!("not reloaded: {error}"),
+    }
+}
+
+/// Keeps the health service true: serving while every worker forwards.
+async fn tell_health(engine: Arc<Engine>, reporter: HealthReporter) {
+    let mut report = engine.report();
+    loop {
+        let running = report.borrow_and_update().all_running();
+        let status = if running { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for service in ["", "xvs.v1.LoadBalancerService", "xvs.v1.DiagnosticsService"] {
+            reporter.set_service_status(service, status).await;
+        }
+        if report.changed().await.is_err() {
+            return;
+        }
+    }
+}
