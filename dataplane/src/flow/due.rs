@@ -83,6 +83,16 @@ impl<'t> DueMap<'t> {
         &self.map[slot as usize / DUE_BLOCK][slot as usize % DUE_BLOCK]
     }
 
+    /// Fetches the slot's octet, to be written.
+    pub(super) fn prefetch(self, slot: u32) {
+        cpu::prefetch_write(self.octet(slot));
+    }
+
+    /// Sets the first look of a flow that nobody else knows yet.
+    pub(super) fn arm(self, slot: u32, deadline: Tick, now: Tick) {
+        self.octet(slot).store(code(deadline, now), Relaxed);
+    }
+
     /// Makes sure that the slot is looked at when `deadline` has passed.
     ///
     /// Always a read-modify-write, even where nothing changes: it orders the caller's earlier

@@ -182,6 +182,12 @@ impl Region {
         self.view(0, self.octets / 8)
     }
 
+    /// Fetches the line of a word into the cache, to be written: for measurements.
+    #[inline]
+    pub fn prefetch(&self, word: usize) {
+        super::cpu::prefetch_write(&self.words()[word]);
+    }
+
     /// `count` values of `T` from `offset` octets on.
     ///
     /// # Panics

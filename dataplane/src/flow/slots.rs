@@ -110,11 +110,12 @@ impl Magazine {
         self.0.push(slot);
     }
 
-    /// Makes `count` slots ready and fetches their entries, to be written.
-    pub(super) fn prefetch(&mut self, count: usize, depot: Depot<'_>) {
+    /// Makes `count` slots ready and fetches their entries, to be written, and what `more` does.
+    pub(super) fn prefetch(&mut self, count: usize, depot: Depot<'_>, more: impl Fn(u32)) {
         while self.0.len() < count.min(MAGAZINE / 2) && self.refill(depot) {}
         for &slot in self.0.iter().rev().take(count) {
             cpu::prefetch_write(&depot.entries[slot as usize]);
+            more(slot);
         }
     }
 

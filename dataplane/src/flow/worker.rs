@@ -155,7 +155,9 @@ impl TableWorker {
 
     /// First stage of a batch of inserts: makes `count` free slots ready and fetches them.
     pub fn prefetch_slots(&self, count: usize) {
-        self.local.borrow_mut().magazine.prefetch(count, self.table.depot());
+        let due = self.table.due();
+        let magazine = &mut self.local.borrow_mut().magazine;
+        magazine.prefetch(count, self.table.depot(), |slot| due.prefetch(slot));
     }
 
     /// First stage of an insert: finds the flow's buckets and fetches them. `to_real` is the hash of
@@ -201,11 +203,14 @@ impl TableWorker {
         let slot = self.take_slot(new)?;
         let entry = self.table.entry(slot);
         let flow = self.table.flow(slot, entry.begin(new, now));
+        // A sweep that comes before the flow is announced leaves this alone and comes again.
+        self.table.due().arm(slot, now.plus(new.timeout), now);
         if let Some(hash) = prepared.to_client {
             let placed =
                 self.table.index().lock(hash).insert(Word::new(hash, slot, Direction::ToClient));
             if self.count_placed(placed).is_err() {
                 entry.withdraw();
+                self.table.due().clear(slot);
                 self.local.borrow_mut().magazine.put(slot, self.table.depot());
                 return Err(InsertError::NoRoom);
             }
@@ -222,7 +227,6 @@ impl TableWorker {
                 return Err(InsertError::NoRoom);
             }
         }
-        self.table.due().lower(slot, now.plus(new.timeout), now);
         let mut local = self.local.borrow_mut();
         if new.flags & flag::HALF_OPEN != 0 {
             local.half_open.push(Begun { slot, generation: flow.id().generation });
