@@ -75,6 +75,8 @@ pub struct RawIo {
     sockets: Vec<OwnedFd>,
     /// Which interfaces went down and have not received since.
     down: Vec<bool>,
+    /// Frames that the kernel had dropped when it was asked last.
+    dropped: u64,
     /// Whose turn it is.
     turn: usize,
     batch: Batch,
@@ -128,6 +130,7 @@ impl RawIo {
         Ok(Self {
             down: vec![false; sockets.len()],
             sockets,
+            dropped: 0,
             turn: 0,
             batch: Batch::new(),
             pieces: vec![0; BURST * SLOT],
@@ -141,6 +144,19 @@ impl RawIo {
     /// Ends a [`Io::wait`] of this worker, from any thread.
     pub fn waker(&self) -> Arc<Waker> {
         Arc::clone(&self.waker)
+    }
+
+    /// Frames that the kernel dropped at these sockets since they were opened, because the worker
+    /// was too slow.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, which has no reason for one.
+    pub fn kernel_drops(&mut self) -> io::Result<u64> {
+        for socket in &self.sockets {
+            self.dropped += u64::from(sys::dropped(socket)?);
+        }
+        Ok(self.dropped)
     }
 }
 
@@ -246,7 +262,7 @@ fn join(socket: OwnedFd, fanout: &mut Option<i32>) -> io::Result<OwnedFd> {
     match *fanout {
         None => {
             sys::set_option(&socket, libc::PACKET_FANOUT, (kind | unique) << 16)?;
-            *fanout = Some(sys::option(&socket, libc::PACKET_FANOUT)? & 0xffff);
+            *fanout = Some(sys::fanout(&socket)? & 0xffff);
         }
         Some(group) => {
             sys::set_option(&socket, libc::PACKET_FANOUT, kind << 16 | group)?;

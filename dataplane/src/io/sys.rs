@@ -119,10 +119,23 @@ pub(super) fn set_option(socket: &OwnedFd, option: c_int, value: c_int) -> io::R
     set(socket, libc::SOL_PACKET, option, &value)
 }
 
-/// Reads an option of `SOL_PACKET` that is a number.
-pub(super) fn option(socket: &OwnedFd, option: c_int) -> io::Result<c_int> {
-    let mut value: c_int = 0;
-    let mut length: libc::socklen_t = length_of::<c_int>();
+/// The number of the fanout group that the socket is in, with its kind in the upper half.
+pub(super) fn fanout(socket: &OwnedFd) -> io::Result<c_int> {
+    let [group] = get(socket, libc::PACKET_FANOUT)?;
+    Ok(group)
+}
+
+/// How many frames the kernel dropped at this socket since it was asked last.
+pub(super) fn dropped(socket: &OwnedFd) -> io::Result<u32> {
+    // `struct tpacket_stats`: received, dropped.
+    let [_, dropped] = get(socket, libc::PACKET_STATISTICS)?;
+    Ok(dropped.cast_unsigned())
+}
+
+/// Reads an option of `SOL_PACKET` that is made of numbers.
+fn get<const N: usize>(socket: &OwnedFd, option: c_int) -> io::Result<[c_int; N]> {
+    let mut value = [0; N];
+    let mut length = length_of::<[c_int; N]>();
     let out = ptr::from_mut(&mut value).cast::<c_void>();
     // SAFETY: `out` and `length` point to locals, and `length` says how much `out` holds.
     let result = unsafe {

@@ -4,8 +4,10 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
-#[path = "support/netns.rs"]
+#[path = "../support/netns.rs"]
 mod netns;
+mod rig;
+mod service;
 
 use std::{
     io::{Read as _, Write as _},
@@ -17,73 +19,11 @@ use std::{
 
 use etherparse::PacketBuilder;
 use netns::Netns;
+use rig::{CLIENT, FIRST, LEFT, PATIENCE, RIGHT, Rig, SECOND, SERVER};
 use xvs_dataplane::{
     io::{Io as _, host, raw, raw::RawIo},
     verdict::{DeviceId, DropReason, Verdict},
 };
-
-const FIRST: DeviceId = DeviceId(0);
-const SECOND: DeviceId = DeviceId(1);
-
-/// Link addresses, so that tests need not ask for them.
-const CLIENT: [u8; 6] = [2, 0, 0, 0, 0, 1];
-const LEFT: [u8; 6] = [2, 0, 0, 0, 0, 2];
-const RIGHT: [u8; 6] = [2, 0, 0, 0, 0, 3];
-const SERVER: [u8; 6] = [2, 0, 0, 0, 0, 4];
-
-/// How long what must come is waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// client c0 <-> l0 box l1 <-> s0 server.
-struct Rig {
-    client: Netns,
-    lb: Netns,
-    server: Netns,
-}
-
-impl Rig {
-    fn new() -> Option<Self> {
-        let (client, lb, server) = (Netns::new()?, Netns::new()?, Netns::new()?);
-        client.connect("c0", &lb, "l0");
-        lb.connect("l1", &server, "s0");
-        let ends = [
-            (&client, "c0", CLIENT),
-            (&lb, "l0", LEFT),
-            (&lb, "l1", RIGHT),
-            (&server, "s0", SERVER),
-        ];
-        for (namespace, end, mac) in ends {
-            namespace.ip(&format!("link set {end} address {}", text(mac)));
-        }
-        Some(Self { client, lb, server })
-    }
-
-    /// Client and server believe to share a link; the box has no addresses.
-    fn one_subnet(&self) {
-        let ends = [(&self.client, "c0", 1, 2, LEFT), (&self.server, "s0", 2, 1, RIGHT)];
-        for (namespace, end, own, other, mac) in ends {
-            namespace.ip(&format!("addr add 10.9.0.{own}/24 dev {end}"));
-            namespace.ip(&format!("addr add fd09::{own}/64 dev {end} nodad"));
-            let mac = text(mac);
-            namespace.ip(&format!("neigh add 10.9.0.{other} lladdr {mac} dev {end} nud permanent"));
-            namespace.ip(&format!("neigh add fd09::{other} lladdr {mac} dev {end} nud permanent"));
-        }
-    }
-
-    fn open(&self, workers: usize) -> Vec<RawIo> {
-        let names = ["l0", "l1"].map(str::to_owned);
-        self.lb.inside(|| raw::open(&names, workers)).unwrap()
-    }
-
-    /// The client's own raw sockets, to inject frames and to see what comes back.
-    fn peer(&self) -> RawIo {
-        self.client.inside(|| raw::open(&["c0".to_owned()], 1)).unwrap().remove(0)
-    }
-}
-
-fn text(mac: [u8; 6]) -> String {
-    mac.map(|octet| format!("{octet:02x}")).join(":")
-}
 
 /// One burst in which every packet gets `verdict`: frames as they came, and what became of them.
 fn burst(io: &mut RawIo, verdict: Verdict) -> (Vec<Vec<u8>>, Vec<Verdict>) {
@@ -232,6 +172,32 @@ fn workers_share_an_interface_and_each_flow_has_one() {
     let [first, second] = seen;
     assert!(first.iter().zip(&second).all(|pair| matches!(pair, (4, 0) | (0, 4))), "{seen:?}");
     assert!(first.contains(&4) && second.contains(&4), "one worker got everything");
+}
+
+#[test]
+fn what_a_slow_worker_misses_is_counted() {
+    let Some(rig) = Rig::new() else { return };
+    let (mut peer, mut io) = (rig.peer(), rig.open(1).remove(0));
+    assert_eq!(io.kernel_drops().unwrap(), 0);
+    let frame = datagram(LEFT, 1, &[0; 1400]);
+    let mut sent = 0;
+    // More than any receive buffer that the kernel grants holds.
+    while sent < 100_000 && io.kernel_drops().unwrap() == 0 {
+        for _ in 0..1000 {
+            sent += u64::from(peer.send(FIRST, &frame));
+        }
+    }
+    peer.flush().unwrap();
+    let dropped = io.kernel_drops().unwrap();
+    assert!(dropped > 0, "{sent} frames fit");
+    let mut received = 0;
+    loop {
+        match burst(&mut io, Verdict::Consumed).0.len() {
+            0 => break,
+            count => received += count as u64,
+        }
+    }
+    assert_eq!(received + dropped, sent);
 }
 
 /// Carries frames between client and server until `stop`, as the kernel's bridge would.
