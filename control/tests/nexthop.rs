@@ -6,7 +6,7 @@
 #[path = "../../dataplane/tests/support/netns.rs"]
 mod netns;
 
-use std::{collections::BTreeSet, net::IpAddr, process::Command, time::Duration};
+use std::{net::IpAddr, process::Command, time::Duration};
 
 use dataplane::{
     addr::Addr,
@@ -224,9 +224,7 @@ fn kept_next_hops_stay_resolved_until_they_are_let_go() {
     lb.ip("neigh add 10.9.0.4 lladdr 02:00:00:00:00:04 dev eth nud permanent");
     let shown = |address: &str| ask(lb, &format!("neigh show {address} dev eth"));
     rig.follow(async |hops, mut network| {
-        let kept: BTreeSet<_> =
-            ["10.9.0.2", "10.9.0.4", "fd09::2"].map(|text| (ETH, addr(text))).into();
-        hops.keep(kept);
+        hops.keep(["10.9.0.2", "10.9.0.4", "fd09::2"].map(|text| (ETH, addr(text))));
         for address in ["10.9.0.2", "fd09::2"] {
             until(&mut network, |n| mac(n, ETH, address) == Some([2, 0, 0, 0, 0, 2])).await;
             assert!(shown(address).contains("managed"), "{}", shown(address));
@@ -239,7 +237,7 @@ fn kept_next_hops_stay_resolved_until_they_are_let_go() {
         until(&mut network, |n| mac(n, ETH, "10.9.0.2") == Some([2, 0, 0, 0, 0, 2])).await;
 
         hops.resolve(ETH, addr("10.9.0.2"));
-        hops.keep(BTreeSet::from([(ETH, addr("fd09::2"))]));
+        hops.keep([(ETH, addr("fd09::2"))]);
         for _ in 0..100 {
             if !shown("10.9.0.2").contains("managed") {
                 break;

@@ -87,7 +87,8 @@ impl NextHops {
     /// resolves them now and again before they go stale (`NTF_EXT_MANAGED`, Linux 5.16); an older
     /// kernel is made to probe them every second. Entries that the administrator made permanent
     /// are left alone.
-    pub fn keep(&self, hops: BTreeSet<Hop>) {
+    pub fn keep(&self, hops: impl IntoIterator<Item = Hop>) {
+        let hops = BTreeSet::from_iter(hops);
         self.kept.send_if_modified(|kept| {
             let changed = *kept != hops;
             *kept = hops;

@@ -218,3 +218,110 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> Option<(u32, Addr, Entry)
     };
     Some((header.ifindex, address?, entry))
 }
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_route::{
+        neighbour::NeighbourState,
+        route::{RouteLwEnCapType, RouteProtocol},
+    };
+
+    use super::*;
+
+    fn ours(index: u32) -> Option<DeviceId> {
+        (7..9).contains(&index).then(|| DeviceId(u8::try_from(index).unwrap() - 7))
+    }
+
+    /// 192.0.2.0/24 in the main table with these attributes besides.
+    fn message(attributes: Vec<RouteAttribute>) -> RouteMessage {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        message.header.destination_prefix_length = 24;
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.protocol = RouteProtocol::Static;
+        message.header.kind = RouteType::Unicast;
+        message.attributes = attributes;
+        message
+            .attributes
+            .push(RouteAttribute::Destination(RouteAddress::Inet([192, 0, 2, 0].into())));
+        message
+    }
+
+    fn gateway(last: u8) -> RouteAttribute {
+        RouteAttribute::Gateway(RouteAddress::Inet([10, 9, 0, last].into()))
+    }
+
+    fn hop(index: u32, last: u8, flags: RouteNextHopFlags) -> RouteNextHop {
+        let mut hop = RouteNextHop::default();
+        (hop.interface_index, hop.flags, hop.attributes) = (index, flags, vec![gateway(last)]);
+        hop
+    }
+
+    #[test]
+    fn a_route_leads_through_the_first_of_its_hops_that_is_ours_and_alive() {
+        let alive = RouteNextHopFlags::empty();
+        let hops = vec![hop(3, 1, alive), hop(7, 2, RouteNextHopFlags::Dead), hop(8, 3, alive)];
+        let found = route(&message(vec![RouteAttribute::MultiPath(hops)]), ours).unwrap();
+        assert_eq!((found.device, found.gateway), (DeviceId(1), Some(Addr::v4(0x0a09_0003))));
+        let elsewhere = vec![hop(3, 1, alive)];
+        assert_eq!(route(&message(vec![RouteAttribute::MultiPath(elsewhere)]), ours), None);
+    }
+
+    #[test]
+    fn routes_that_we_cannot_follow_are_left_out() {
+        let plain = || message(vec![RouteAttribute::Oif(7), gateway(2)]);
+        assert!(route(&plain(), ours).is_some());
+        let encapsulated = RouteAttribute::EncapType(RouteLwEnCapType::Mpls);
+        let mut mpls = plain();
+        mpls.attributes.push(encapsulated);
+        let mut dead = plain();
+        dead.header.flags = RouteFlags::Dead;
+        let mut tos = plain();
+        tos.header.tos = 0x10;
+        let mut cached = plain();
+        cached.header.flags = RouteFlags::Cloned;
+        let mut other_table = plain();
+        other_table.attributes.push(RouteAttribute::Table(1000));
+        for message in [mpls, dead, tos, cached, other_table] {
+            assert_eq!(route(&message, ours), None, "{message:?}");
+        }
+    }
+
+    #[test]
+    fn a_neighbour_is_offered_while_its_link_address_is_valid() {
+        use NeighbourState as S;
+        let valid = [S::Reachable, S::Stale, S::Delay, S::Probe, S::Permanent, S::Noarp];
+        let invalid = [S::Incomplete, S::Failed, S::None];
+        for (states, offered) in [(&valid[..], true), (&invalid[..], false)] {
+            for &state in states {
+                let mut message = NeighbourMessage::default();
+                message.header.family = AddressFamily::Inet;
+                message.header.ifindex = 7;
+                message.header.state = state;
+                message.attributes = vec![
+                    NeighbourAttribute::Destination(NeighbourAddress::Inet([10, 9, 0, 2].into())),
+                    NeighbourAttribute::LinkLayerAddress(vec![2, 0, 0, 0, 0, 2]),
+                ];
+                let (index, addr, entry) = neighbour(&message).unwrap();
+                assert_eq!((index, addr), (7, Addr::v4(0x0a09_0002)));
+                assert_eq!(entry.mac.is_some(), offered, "{state}");
+                message.header.flags = NeighbourFlags::Proxy;
+                assert!(neighbour(&message).is_none());
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_counts_once_it_is_confirmed() {
+        let mut message = AddressMessage::default();
+        message.header.index = 7;
+        message.header.prefix_len = 31;
+        message.attributes = vec![
+            AddressAttribute::Address([10, 9, 0, 3].into()),
+            AddressAttribute::Local([10, 9, 0, 2].into()),
+        ];
+        assert_eq!(address(&message), Some((7, (Addr::v4(0x0a09_0002), 31))));
+        message.header.flags = AddressHeaderFlags::Tentative;
+        assert_eq!(address(&message), None);
+    }
+}
