@@ -85,7 +85,7 @@ impl Engine {
                 () = self.changed.notified() => {}
             }
             if let Some(hops) = &hops {
-                hops.keep(self.lock().director.wanted_next_hops().into_iter().collect());
+                hops.keep(self.lock().director.wanted_next_hops());
             }
             self.round(&mut fleet, &mut steered).await;
         }

@@ -4,7 +4,9 @@
 //! (hash of the flow; fragments of one datagram stay together, unassembled); one sending socket for
 //! all. A burst costs one `recvmmsg` and one `sendmmsg`. Received are unicast frames to this box
 //! only, never its own; the kernel's stack gets its copy of each all the same, so
-//! [`Verdict::Host`] needs nothing done.
+//! [`Verdict::Host`] needs nothing done. Not ideal: where the steering program shields that stack
+//! from what is ours, the few packets that it takes and the pipeline then leaves to the host (a
+//! fragment to a VIP without a flow, say) reach nobody, though they count as the host's.
 //!
 //! What the kernel or a virtual peer left undone is done here, so that no interface needs its
 //! offloads switched off: VLAN tags put back, checksums finished, super-segments cut ([`gso`]).
