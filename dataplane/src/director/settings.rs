@@ -38,6 +38,7 @@ const TABLE: &[Setting] = &[
         set: |settings, value| settings.conn_reuse_mode = u8::try_from(value).unwrap_or(0),
     },
     switch!(expire_nodest_conn),
+    switch!(expire_quiescent_template),
     switch!(nat_icmp_send),
     switch!(pmtu_disc),
     Setting {

@@ -21,8 +21,10 @@ pub mod flag {
     pub const FULLNAT: u16 = 1 << 6;
     /// IPVS's NOOUTPUT: no packet of the real server seen yet, the state is a guess.
     pub const NO_OUTPUT: u16 = 1 << 7;
-    /// First of the bits that the table gives no meaning to; they end below [`ARRIVING`].
+    /// First of the bits that the table gives no meaning to; they end below [`CONTROLLED`].
     pub const FIRST_FREE: u16 = 1 << 8;
+    /// Hangs on a template, whose slot stands where other flows count octets to the client.
+    pub const CONTROLLED: u16 = 1 << 13;
     /// The flow is being inserted: nobody else may end it yet. The table's own.
     pub const ARRIVING: u16 = 1 << 14;
     /// A dead entry that found no room in its worker's limbo and waits for a sweep. The table's

@@ -6,12 +6,12 @@
 //! | 8 | last seen, tick |
 //! | 12 | virtual endpoint |
 //! | 16 | client address |
-//! | 32 | client port 16, local (source NAT) port 16 |
+//! | 32 | client port 16, local (source NAT) port 16, or the port that stands for port 0 |
 //! | 36 | protocol 8, spare 8, client path 16 |
 //! | 40 | real endpoint |
 //! | 44 | local address's endpoint 16, generation of the client path 16 |
-//! | 48 | packets to the real server, to the client |
-//! | 56 | octets likewise; of a template: its own time-out in ticks, unused |
+//! | 48 | packets to the real server, to the client; of a template: flows that hang on it, unused |
+//! | 56 | octets likewise; of a template: its own time-out in ticks, unused; of a flow that hangs on one: its slot in place of octets to the client |
 //!
 //! Rules: the control word changes by compare-and-swap only, so exactly one caller ends a life.
 //! What names the flow is written before its first index word is published and again only after
@@ -31,7 +31,7 @@ use super::{
 use crate::{
     addr::Addr,
     clock::Tick,
-    endpoint::{EndpointId, Endpoints},
+    endpoint::{Endpoint, EndpointId, Endpoints},
 };
 
 /// What a new flow is.
@@ -53,6 +53,9 @@ pub struct NewFlow {
     pub timeout: u32,
     /// Full NAT: the endpoint of the local address (its id below 65536) and the local port.
     pub local: Option<(EndpointId, u16)>,
+    /// The port that stands for an endpoint's port 0: that of a service that takes every port.
+    /// Not with full NAT.
+    pub any_port: u16,
 }
 
 /// A flow table entry.
@@ -134,6 +137,38 @@ impl Entry {
     #[inline]
     pub fn template_timeout(&self) -> u32 {
         self.octets[0].load(Relaxed)
+    }
+
+    /// Flows that hang on this template.
+    pub fn controlled(&self) -> u32 {
+        self.packets[0].load(Relaxed)
+    }
+
+    /// One flow more hangs on this template.
+    pub fn control_one(&self) {
+        self.packets[0].fetch_add(1, Relaxed);
+    }
+
+    /// One flow less does; never below none, should a slot have changed hands.
+    pub fn release_one(&self) {
+        let less = |count: u32| count.checked_sub(1);
+        self.packets[0].fetch_update(Relaxed, Relaxed, less).ok();
+    }
+
+    /// The slot of the template that this flow hangs on; for [`flag::CONTROLLED`] only.
+    pub fn template(&self) -> u32 {
+        self.octets[1].load(Relaxed)
+    }
+
+    /// Hangs this flow on the template in that slot.
+    pub fn set_template(&self, slot: u32) {
+        self.octets[1].store(slot, Relaxed);
+    }
+
+    /// The port that stands for an endpoint's port 0.
+    #[inline]
+    pub fn any_port(&self) -> u16 {
+        self.local_port()
     }
 
     /// The client's address.
@@ -219,10 +254,19 @@ impl Entry {
         let wanted = flag::LIVE | if key.template { flag::TEMPLATE } else { 0 };
         let addresses = (client ^ near) | (other.addr().bits() ^ far);
         let rest = (client_port ^ near_port)
-            | (other.port() ^ far_port)
+            | (self.port_of(other) ^ far_port)
             | u16::from(self.protocol() ^ key.protocol)
             | (control.flags() & (flag::LIVE | flag::TEMPLATE)) ^ wanted;
         (addresses | u128::from(rest) == 0).then_some(control)
+    }
+
+    /// An endpoint's port, or what stands for it if it takes every port.
+    #[inline]
+    fn port_of(&self, endpoint: &Endpoint) -> u16 {
+        match endpoint.port() {
+            0 => self.local_port(),
+            port => port,
+        }
     }
 
     /// The keys of both directions, as [`Entry::matches`] takes them; the second unless it is
@@ -234,7 +278,7 @@ impl Entry {
             source: self.client(),
             destination: virt.addr(),
             source_port: self.client_port(),
-            destination_port: virt.port(),
+            destination_port: self.port_of(virt),
             protocol: self.protocol(),
             template: control.has(flag::TEMPLATE),
         };
@@ -249,7 +293,7 @@ impl Entry {
         let to_client = FlowKey {
             source: real.addr(),
             destination,
-            source_port: real.port(),
+            source_port: self.port_of(real),
             destination_port,
             ..to_real
         };
@@ -265,7 +309,7 @@ impl Entry {
         let old = Control(self.control.load(Relaxed));
         // A reader outside the workers that sees a field of this life sees that the last is over.
         fence(Release);
-        let (local, local_port) = new.local.unwrap_or_default();
+        let (local, local_port) = new.local.unwrap_or((EndpointId(0), new.any_port));
         let client = new.key.source.bits();
         self.seen.store(now.0, Relaxed);
         self.virt.store(new.virt.0, Relaxed);
@@ -380,7 +424,7 @@ impl NewFlow {
         Some(FlowKey {
             source: real.addr(),
             destination,
-            source_port: real.port(),
+            source_port: if real.port() == 0 { self.any_port } else { real.port() },
             destination_port,
             ..self.key
         })

@@ -325,6 +325,14 @@ impl FlowTable {
         FlowRef { entry: self.entry(slot), id }
     }
 
+    /// The flow that lives in this slot now, if one does.
+    #[must_use]
+    pub fn at(&self, slot: u32) -> Option<FlowRef<'_>> {
+        let entry = self.storage.entries().get(slot as usize)?;
+        let control = entry.control();
+        control.is_announced().then(|| self.flow(slot, control))
+    }
+
     /// The flow of this name, if it still lives.
     #[must_use]
     pub fn get(&self, id: FlowId) -> Option<FlowRef<'_>> {

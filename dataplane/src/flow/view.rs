@@ -29,6 +29,8 @@ pub struct FlowView {
     pub real: EndpointId,
     /// Full NAT: the endpoint of the local address and the local port.
     pub local: Option<(EndpointId, u16)>,
+    /// The port that stands for an endpoint's port 0.
+    pub any_port: u16,
     /// Packets to the real server and to the client, modulo 2^32.
     pub packets: [u32; 2],
     /// Octets likewise; none for a template.
@@ -58,7 +60,12 @@ impl FlowView {
             real: entry.real(),
             local: control.has(flag::FULLNAT).then(|| (entry.local(), entry.local_port())),
             packets: both.map(|direction| entry.packets(direction)),
-            octets: if template { [0; 2] } else { both.map(|direction| entry.octets(direction)) },
+            any_port: entry.any_port(),
+            octets: both.map(|direction| match direction {
+                _ if template => 0,
+                Direction::ToClient if control.has(flag::CONTROLLED) => 0,
+                _ => entry.octets(direction),
+            }),
             template_timeout: template.then(|| entry.template_timeout()),
         };
         // If a field of the slot's next life was read, the end of this one is seen now.

@@ -3,6 +3,7 @@
 //!
 //! Checksums change by the difference (RFC 1624), so a wrong one stays wrong by the same amount;
 //! a UDP datagram without one gets one; SCTP's CRC32c is made anew.
+//! An endpoint with port 0 takes every port: the port stays.
 //! Source: Linux `ip_vs_xmit.c`, `ip_vs_nat_xmit`; `ip_vs_core.c`, `ip_vs_nat_icmp`.
 
 use super::{Forward, Job, checksum_at, chunk, link};
@@ -63,7 +64,9 @@ fn translate(
     let frame = packet.bytes_mut();
     set_addr(frame, (parsed.family, parsed.l3), side, new.addr())?;
     let port_at = parsed.l4 + if side == Side::Source { 0 } else { 2 };
-    *chunk::<2>(frame, port_at)? = new.port().to_be_bytes();
+    if new.port() != 0 {
+        *chunk::<2>(frame, port_at)? = new.port().to_be_bytes();
+    }
     let protocol = parsed.key.protocol;
     let Some(at) = checksum_at(protocol) else {
         sctp::seal(&mut frame[usize::from(parsed.l4)..usize::from(parsed.end)]);
@@ -132,7 +135,9 @@ fn translate_error(
         Side::Destination => (Side::Source, 0),
     };
     set_addr(frame, (family, parsed.quoted_l3), opposite, new.addr())?;
-    *chunk::<2>(frame, parsed.quoted_l4 + port_offset)? = new.port().to_be_bytes();
+    if new.port() != 0 {
+        *chunk::<2>(frame, parsed.quoted_l4 + port_offset)? = new.port().to_be_bytes();
+    }
     let (source, destination) = match family {
         Family::V4 => (Addr::UNSPECIFIED, Addr::UNSPECIFIED),
         Family::V6 => {

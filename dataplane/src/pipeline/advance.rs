@@ -3,12 +3,16 @@
 //! Source of the order of steps: Linux `ip_vs_core.c`, `ip_vs_in_hook` and `handle_response`;
 //! for replies `ip_forward` comes first, so a reply whose time to live is over is not counted.
 
-use super::{Context, Met, Outcome, Pipeline, send::Hop};
+use super::{
+    Context, Met, Outcome, Pipeline,
+    send::Hop,
+    template::{assure, template_of},
+};
 use crate::{
     endpoint::{AVAILABLE, Bound, Endpoint, Method},
     flow::{
         Control, Direction, Entry, FlowRef,
-        flag::{self, HALF_OPEN, INACTIVE, NO_OUTPUT, ONE_WAY, TEMPLATE},
+        flag::{self, CONTROLLED, HALF_OPEN, INACTIVE, NO_OUTPUT, ONE_WAY, TEMPLATE},
         sctp,
         state::{self, Step},
     },
@@ -72,7 +76,7 @@ impl Pipeline {
         self.may_reply(cx, packet, parsed, &path)?;
         let octets = u32::from(parsed.end - parsed.l3);
         cx.stats.endpoint(entry.real()).count_out(u64::from(octets));
-        entry.count(Direction::ToClient, octets);
+        count_reply(entry, octets);
         self.advance(cx, packet, &parsed, (flow, Direction::ToClient));
         let hop = Hop {
             virt: entry.virt(),
@@ -94,7 +98,7 @@ impl Pipeline {
     ) -> Verdict {
         let octets = u32::from(parsed.end - parsed.l3);
         cx.stats.endpoint(flow.real()).count_out(u64::from(octets));
-        flow.count(Direction::ToClient, octets);
+        count_reply(&flow, octets);
         self.advance(cx, packet, parsed, (flow, Direction::ToClient));
         Verdict::Host
     }
@@ -146,6 +150,9 @@ impl Pipeline {
                     cx.endpoints.get(entry.real()).load.shift(next.active);
                 }
                 let timeouts = &cx.snapshot.timeouts;
+                if next.assures && new.has(CONTROLLED) {
+                    assure(cx, entry);
+                }
                 if new.class() != seen.class() {
                     self.table.expire_at(flow, timeouts.ticks(new.class()), cx.now);
                 }
@@ -156,11 +163,29 @@ impl Pipeline {
 
     /// Removes a flow; whoever wins settles what it counted as.
     pub(super) fn end(&mut self, cx: &Context<'_>, flow: FlowRef<'_>) {
-        let (real, control) = (flow.real(), flow.control());
         if self.table.remove(flow, cx.endpoints) {
-            cx.endpoints.get(real).unbind(bound(control));
+            settle(cx, &flow);
         }
     }
+}
+
+/// Settles what a flow or template that has just ended counted as: its entry still reads as it
+/// was.
+pub(super) fn settle(cx: &Context<'_>, ended: &Entry) {
+    let control = ended.control();
+    cx.endpoints.get(ended.real()).unbind(bound(control));
+    if control.has(CONTROLLED)
+        && let Some(template) = template_of(cx, ended)
+    {
+        template.release_one();
+    }
+}
+
+/// Counts a packet to the client; a flow that hangs on a template has no room for the octets.
+#[inline]
+fn count_reply(entry: &Entry, octets: u32) {
+    let octets = if entry.control().has(CONTROLLED) { 0 } else { octets };
+    entry.count(Direction::ToClient, octets);
 }
 
 /// Where a flow's method stands among the flags: real servers may change theirs, flows keep it.
@@ -195,5 +220,8 @@ fn is_stale(cx: &Context<'_>, control: Control, real: &Endpoint, parsed: &Parsed
     let drained = settings.expire_nodest_conn && real.weight() == 0;
     let no_output = control.has(NO_OUTPUT) && control.has(ONE_WAY);
     let protocol = parsed.key.protocol;
-    drained || state::is_over(protocol, control.state(), no_output, settings.conn_reuse_mode)
+    let controlled = control.has(CONTROLLED);
+    drained
+        || !controlled
+            && state::is_over(protocol, control.state(), no_output, settings.conn_reuse_mode)
 }

@@ -1,10 +1,10 @@
 //! What is done between bursts, in bounded shares: flows expire, half-open ones make room.
 
-use super::{Context, Pipeline, advance::bound};
+use super::{Context, Pipeline, advance::settle, template::template_deadline};
 use crate::{
     clock::Tick,
     endpoint::AVAILABLE,
-    flow::{Entry, Expiry, flag::TEMPLATE, timeout},
+    flow::{Entry, Expiry, flag::TEMPLATE},
 };
 
 /// Half-open flows given up in one turn at most.
@@ -22,17 +22,15 @@ impl Expiry for Settle<'_, '_> {
         if orphan {
             return cx.now;
         }
-        let ticks = if control.class() == timeout::OWN && control.has(TEMPLATE) {
-            flow.template_timeout()
-        } else {
-            cx.snapshot.timeouts.ticks(control.class())
-        };
-        flow.seen().plus(ticks)
+        if control.has(TEMPLATE) {
+            return template_deadline(cx, flow);
+        }
+        flow.seen().plus(cx.snapshot.timeouts.ticks(control.class()))
     }
 
     fn expired(&mut self, flow: &Entry) {
         let cx = self.0;
-        cx.endpoints.get(flow.real()).unbind(bound(flow.control()));
+        settle(cx, flow);
         cx.stats.work.flows_expired.add(1);
     }
 }

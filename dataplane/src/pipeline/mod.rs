@@ -16,6 +16,7 @@ mod icmp;
 mod open;
 mod park;
 mod send;
+mod template;
 
 use std::sync::Arc;
 

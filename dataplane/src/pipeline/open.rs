@@ -7,12 +7,13 @@ use super::{
     Context, Met, Outcome, Pipeline,
     advance::{method, method_flags},
     send::Hop,
+    template::Placed,
 };
 use crate::{
-    endpoint::{Bound, EndpointId, Method},
+    endpoint::{Bound, EndpointId},
     flow::{
         Direction, Entry, FlowId, InsertError, Inserted, NewFlow,
-        flag::{HALF_OPEN, INACTIVE, NO_OUTPUT, ONE_WAY},
+        flag::{CONTROLLED, HALF_OPEN, INACTIVE, NO_OUTPUT, ONE_WAY},
         state::{self, Sloppy},
         tcp, timeout,
     },
@@ -23,6 +24,14 @@ use crate::{
     verdict::{DropReason, Verdict},
     wire::{frame::Parsed, protocol},
 };
+
+/// Stands for the template of a flow that hangs on none: slot 0 is never given out.
+const NO_TEMPLATE: FlowId = FlowId { slot: 0, generation: 0 };
+
+/// The port that stands for the port 0 of a service that takes every port.
+fn any_port(cx: &Context<'_>, parsed: &Parsed, virt: EndpointId) -> u16 {
+    if cx.endpoints.get(virt).port() == 0 { parsed.key.destination_port } else { 0 }
+}
 
 impl Pipeline {
     /// A packet that no flow knows.
@@ -56,7 +65,11 @@ impl Pipeline {
         if !state::opens(protocol, parsed.flags, sloppy) {
             return self.stray(cx, packet, &parsed);
         }
-        let Some(real) = self.pick(cx, &parsed, service) else {
+        let placed = match service.persistence {
+            Some(persistence) => self.place(cx, &parsed, (service, persistence))?,
+            None => self.pick(cx, &parsed, service).map(|real| (real, NO_TEMPLATE)),
+        };
+        let Some((real, template)) = placed else {
             self.port_unreachable(cx, packet, &parsed);
             return Err(DropReason::NoRealServer);
         };
@@ -69,7 +82,7 @@ impl Pipeline {
             return self.forward(cx, packet, &parsed, hop);
         }
         let (id, direction) =
-            self.create(cx, &parsed, service.endpoint, (real, method)).inspect_err(|_| {
+            self.create(cx, &parsed, service.endpoint, (real, template)).inspect_err(|_| {
                 cx.stats.work.flows_refused.add(1);
             })?;
         let flow = cx.table.get(id).ok_or(DropReason::TableFull)?;
@@ -80,7 +93,12 @@ impl Pipeline {
     }
 
     /// The real server of a new flow.
-    fn pick(&mut self, cx: &Context<'_>, parsed: &Parsed, service: &Service) -> Option<EndpointId> {
+    pub(super) fn pick(
+        &mut self,
+        cx: &Context<'_>,
+        parsed: &Parsed,
+        service: &Service,
+    ) -> Option<EndpointId> {
         let pick = Pick {
             reals: &service.reals,
             endpoints: cx.endpoints,
@@ -102,19 +120,22 @@ impl Pipeline {
         cx: &Context<'_>,
         parsed: &Parsed,
         virt: EndpointId,
-        (real, method): (EndpointId, Method),
+        (real, template): Placed,
     ) -> Result<(FlowId, Direction), DropReason> {
+        let method = cx.endpoints.get(real).method();
         let one_way = if method.translates() { 0 } else { ONE_WAY | NO_OUTPUT };
         let half_open = if state::is_half_open(parsed.key.protocol, 0) { HALF_OPEN } else { 0 };
+        let controlled = if template == NO_TEMPLATE { 0 } else { CONTROLLED };
         let new = NewFlow {
             key: parsed.key,
             virt,
             real,
             state: 0,
             class: timeout::FRESH,
-            flags: INACTIVE | one_way | half_open | method_flags(method),
+            flags: INACTIVE | one_way | half_open | controlled | method_flags(method),
             timeout: cx.snapshot.timeouts.ticks(timeout::FRESH),
             local: None,
+            any_port: any_port(cx, parsed, virt),
         };
         // Bound before it is visible: the load is never less than what flows name.
         cx.endpoints.get(real).bind(Bound::Inactive);
@@ -122,6 +143,12 @@ impl Pipeline {
             Ok(Inserted::New(flow)) => {
                 cx.stats.work.flows_created.add(1);
                 cx.stats.endpoint(real).conns.add(1);
+                if controlled != 0 {
+                    flow.set_template(template.slot);
+                    if let Some(template) = cx.table.get(template) {
+                        template.control_one();
+                    }
+                }
                 self.want_client(cx, &flow);
                 Ok((flow.id(), Direction::ToReal))
             }
@@ -171,8 +198,10 @@ impl Pipeline {
         {
             return Ok(self.passing_reply(cx, packet, parsed, flow));
         }
-        let name = (key.protocol, key.source, key.source_port);
-        if cx.snapshot.settings.nat_icmp_send && cx.snapshot.nat_reals.contains(&name) {
+        let is_real = [key.source_port, 0]
+            .iter()
+            .any(|&port| cx.snapshot.nat_reals.contains(&(key.protocol, key.source, port)));
+        if cx.snapshot.settings.nat_icmp_send && is_real {
             let reset = key.protocol == protocol::TCP && parsed.flags & tcp::RST != 0;
             if !reset && parsed.ttl > 1 {
                 // The kernel asks this where it forwards: one hop is already taken off.

@@ -83,6 +83,7 @@ fn new_flow(endpoints: &Endpoints, client: u32, kind: u8) -> NewFlow {
         flags: if kind == 1 { flag::ONE_WAY } else { 0 },
         timeout: 160,
         local: (kind == 2).then(|| (local, u16::try_from(20_000 + client).unwrap())),
+        any_port: 0,
     }
 }
 
