@@ -18,7 +18,11 @@ impl Director {
         let template = flow.control.has(flag::TEMPLATE);
         let end = |id| {
             let endpoint = self.endpoints.get(id);
-            (endpoint.addr(), endpoint.port())
+            let port = match endpoint.port() {
+                0 => flow.any_port,
+                port => port,
+            };
+            (endpoint.addr(), port)
         };
         let ticks = match flow.template_timeout {
             Some(own) if flow.control.class() == timeout::OWN => own,
