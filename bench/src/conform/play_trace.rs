@@ -1,6 +1,6 @@
 //! Plays a trace: every packet that came out, every listing that was printed, compared.
 
-use dataplane::verdict::DeviceId;
+use dataplane::{director::SETTINGS, verdict::DeviceId};
 
 use super::{
     host, listing,
@@ -24,6 +24,31 @@ pub(super) fn play(trace: &Trace, excuses: &mut Excuses<'_>) -> Outcome {
     }
 }
 
+/// A line of a recording's rules as a command.
+fn command_of(rule: &str) -> String {
+    match rule.strip_prefix('!') {
+        Some(command) => command.trim().to_owned(),
+        None => format!("ipvsadm {rule}"),
+    }
+}
+
+/// Commands that a recording does not have as steps: its notes tell of them.
+///
+/// `NAME=VALUE: ...` means that a sysctl was set before the step; "the same service added again"
+/// means the rules from the beginning.
+fn unrecorded(note: &str, rules: &[String]) -> Vec<String> {
+    if note.starts_with("the same service added again") {
+        return rules.iter().map(|rule| command_of(rule)).collect();
+    }
+    let setting = note.split_once(':').and_then(|(head, _)| head.split_once('='));
+    let known =
+        setting.filter(|(name, value)| SETTINGS.contains(name) && value.parse::<u32>().is_ok());
+    known
+        .map(|(name, value)| format!("sysctl -wq net.ipv4.vs.{name}={value}"))
+        .into_iter()
+        .collect()
+}
+
 struct Player {
     world: World,
     seen: Seen,
@@ -40,14 +65,16 @@ impl Player {
             }
         };
         for rule in &trace.rules {
-            let command = match rule.strip_prefix('!') {
-                Some(command) => command.trim().to_owned(),
-                None => format!("ipvsadm {rule}"),
-            };
+            let command = command_of(rule);
             let done = self.world.shell(&command);
             judge("rules", done.map(drop).map_err(|why| (format!("`{command}` to be done"), why)))?;
         }
         for step in &trace.steps {
+            for command in unrecorded(&step.note, &trace.rules) {
+                let done = self.world.shell(&command).map(drop);
+                let wanted = |why| (format!("`{command}` to be done"), why);
+                judge(&step.number.to_string(), done.map_err(wanted))?;
+            }
             let result = self.step(step).map_err(|(expected, got)| match step.note.as_str() {
                 "" => (expected, got),
                 note => (expected, format!("{got} ({note})")),
@@ -130,6 +157,25 @@ impl Player {
             (Some(theirs), None) => Err((told(theirs), reaction.outcome())),
             (None, Some(ours)) => Err((format!("nothing on {side}"), told(ours))),
             (None, None) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_tell_of_commands_that_were_not_recorded() {
+        let rules = ["-A -t 10.0.0.1:80 -s rr".to_owned(), "! sleep 1".to_owned()];
+        assert_eq!(
+            unrecorded("the same service added again: with its counters", &rules),
+            ["ipvsadm -A -t 10.0.0.1:80 -s rr", "sleep 1"]
+        );
+        let set = ["sysctl -wq net.ipv4.vs.sloppy_tcp=1"];
+        assert_eq!(unrecorded("sloppy_tcp=1: RST", &rules), set);
+        for note in ["tcp S", "data, the server is removed, expire_nodest_conn=1", "a=1: b"] {
+            assert!(unrecorded(note, &rules).is_empty());
         }
     }
 }

@@ -8,7 +8,7 @@ use dataplane::{
     io::sim::SimIo,
     ipvsadm::{
         Dialect, Numeric, PROC_APP, Session, Stream, proc_conn, proc_conn_sync, proc_services,
-        proc_stats,
+        proc_stats, proc_stats_percpu,
     },
     verdict::{DeviceId, DropReason, Verdict},
 };
@@ -231,6 +231,12 @@ impl World {
                 let counters = services.iter().map(|service| service.counters);
                 let totals = counters.fold(Counters::default(), sum);
                 Printed::out(proc_stats(&totals, &Rates::default()))
+            }
+            "/proc/net/ip_vs_stats_percpu" => {
+                // One worker: what it counted is what all did.
+                let counters = services.iter().map(|service| service.counters);
+                let totals = counters.fold(Counters::default(), sum);
+                Printed::out(proc_stats_percpu(&[totals], &totals, &Rates::default()))
             }
             _ => Printed::refused(&format!("cat: {file}: No such file or directory"), 1),
         }
