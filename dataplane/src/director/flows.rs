@@ -3,6 +3,7 @@
 use super::{Director, spec::FlowInfo};
 use crate::{
     clock::{TICKS_PER_SECOND, Tick},
+    endpoint::AVAILABLE,
     flow::{
         FlowView, flag,
         state::{state_name, template_state_name},
@@ -12,9 +13,14 @@ use crate::{
 
 impl Director {
     /// A flow, copied from the table, in the words of listings. What it names is looked up now: an
-    /// endpoint that is gone is listed as an empty address. `None` if its time is over: a sweep
-    /// takes it within a second, and nobody shall see it till then.
+    /// endpoint that is gone is listed as an empty address. `None` if its time is over, or if it
+    /// went with its real server (`expire_nodest_conn`): its next packet or a sweep takes it, and
+    /// nobody shall see it till then.
     pub fn flow_info(&self, flow: &FlowView, now: Tick) -> Option<FlowInfo> {
+        let gone = self.endpoints.get(flow.real).flags() & AVAILABLE == 0;
+        if gone && self.settings.expire_nodest_conn {
+            return None;
+        }
         let template = flow.control.has(flag::TEMPLATE);
         let end = |id| {
             let endpoint = self.endpoints.get(id);

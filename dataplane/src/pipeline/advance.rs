@@ -72,6 +72,12 @@ impl Pipeline {
         flow: FlowRef<'_>,
     ) -> Outcome {
         let entry: &Entry = &flow;
+        let real = cx.endpoints.get(entry.real());
+        if cx.snapshot.settings.expire_nodest_conn && real.flags() & AVAILABLE == 0 {
+            // The flow went with its real server: this is a packet of no flow.
+            self.end(cx, flow);
+            return self.miss(cx, packet, parsed);
+        }
         let path = self.client_path(cx, entry);
         self.may_reply(cx, packet, parsed, &path)?;
         let octets = u32::from(parsed.end - parsed.l3);
