@@ -3,8 +3,8 @@
 use std::{fs, io::Read as _, path::Path};
 
 use dataplane::{
-    director::spec::{DirectorError, RealSpec, ServiceKey, ServiceSpec, TimeoutSpec},
-    ipvsadm::{Command, Refusal, parse_rules, refusal},
+    director::spec::{RealSpec, ServiceSpec},
+    ipvsadm::Refusal,
 };
 
 use super::{
@@ -15,6 +15,7 @@ use crate::{
     config::{Config, Desired},
     convert::answer,
     proto::v1,
+    rules,
 };
 
 /// Reads a file into a request.
@@ -63,77 +64,10 @@ fn read(file: &Path) -> Result<Desired, Refusal> {
 
 /// What is there after all commands of a rules text, begun with nothing.
 fn rules(text: &str) -> Result<Desired, String> {
-    let mut desired = Desired::default();
-    for rule in parse_rules(text, &SystemNames::new()).map_err(|error| error.to_string())? {
-        take(&mut desired, &rule.command).map_err(|error| {
-            format!("line {}: {}", rule.line, refusal(&rule.command, &error).message)
-        })?;
-    }
-    Ok(desired)
-}
-
-fn take(desired: &mut Desired, command: &Command) -> Result<(), DirectorError> {
-    let services = &mut desired.services;
-    let at = |services: &[(ServiceSpec, Vec<RealSpec>)], key: &ServiceKey| {
-        let found = services.iter().position(|(spec, _)| spec.key == *key);
-        found.ok_or(DirectorError::NoSuchService)
-    };
-    let real_at = |reals: &[RealSpec], (addr, port)| {
-        let found = reals.iter().position(|real| (real.addr, real.port) == (addr, port));
-        found.ok_or(DirectorError::NoSuchReal)
-    };
-    match command {
-        Command::AddService(spec) => {
-            if at(services, &spec.key).is_ok() {
-                return Err(DirectorError::ServiceExists);
-            }
-            services.push((spec.clone(), Vec::new()));
-        }
-        Command::EditService(spec) => {
-            let place = at(services, &spec.key)?;
-            services[place].0 = spec.clone();
-        }
-        Command::DeleteService(key) => {
-            services.remove(at(services, key)?);
-        }
-        Command::Flush => services.clear(),
-        Command::AddReal { service, real } => {
-            let place = at(services, service)?;
-            let reals = &mut services[place].1;
-            if real_at(reals, (real.addr, real.port)).is_ok() {
-                return Err(DirectorError::RealExists);
-            }
-            reals.push(*real);
-        }
-        Command::EditReal { service, real } => {
-            let place = at(services, service)?;
-            let reals = &mut services[place].1;
-            let place = real_at(reals, (real.addr, real.port))?;
-            reals[place] = *real;
-        }
-        Command::DeleteReal { service, addr, port } => {
-            let place = at(services, service)?;
-            let reals = &mut services[place].1;
-            reals.remove(real_at(reals, (*addr, *port))?);
-        }
-        Command::SetTimeouts(asked) => {
-            let now =
-                desired.timeouts.get_or_insert(TimeoutSpec { tcp_s: 0, tcp_fin_s: 0, udp_s: 0 });
-            let keep = |now: u32, asked| if asked == 0 { now } else { asked };
-            *now = TimeoutSpec {
-                tcp_s: keep(now.tcp_s, asked.tcp_s),
-                tcp_fin_s: keep(now.tcp_fin_s, asked.tcp_fin_s),
-                udp_s: keep(now.udp_s, asked.udp_s),
-            };
-        }
-        // Counters are no part of what is desired.
-        Command::Zero(_) => {}
-        _ => {
-            let reason = "a configuration cannot say this".to_owned();
-            return Err(DirectorError::Invalid { field: "command", reason });
-        }
-    }
-    Ok(())
+    // No line makes more than one of them.
+    let endpoints = u32::try_from(text.lines().count()).unwrap_or(u32::MAX);
+    let followed = rules::follow(text, &SystemNames::new(), &Desired::default(), endpoints);
+    followed.map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -141,33 +75,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commands_add_up_to_what_they_leave_behind() {
-        let desired = rules(
-            "-A -t 10.0.0.1:80 -s rr\n-a -t 10.0.0.1:80 -r 10.2.0.1 -m\n\
-             -a -t 10.0.0.1:80 -r 10.2.0.2 -m\n-e -t 10.0.0.1:80 -r 10.2.0.2 -m -w 7\n\
-             -d -t 10.0.0.1:80 -r 10.2.0.1\n-A -f 1\n-D -f 1\n-E -t 10.0.0.1:80 -s sh\n\
-             --set 10 0 0\n--set 0 0 30\n",
-        )
-        .unwrap();
-        let [(service, reals)] = &desired.services[..] else {
-            panic!("{desired:?}");
-        };
-        assert_eq!((service.scheduler.as_str(), reals.len(), reals[0].weight), ("sh", 1, 7));
-        let timeouts = TimeoutSpec { tcp_s: 10, tcp_fin_s: 0, udp_s: 30 };
-        assert_eq!(desired.timeouts, Some(timeouts));
+    fn rules_become_a_request() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, "-A -t 10.0.0.1:80 -s rr\n-a -t 10.0.0.1:80 -r 10.2.0.1 -m\n").unwrap();
+        let request = request(file.path(), true, Some(7)).unwrap();
+        assert_eq!((request.services.len(), request.services[0].real_servers.len()), (1, 1));
+        assert!(request.validate_only);
+        assert_eq!(request.expected_generation, Some(7));
     }
 
     #[test]
-    fn a_rule_that_cannot_be_is_refused_with_its_line() {
-        for (text, message) in [
-            ("-C\n-D -f 1", "line 2: No such service"),
-            ("-a -f 1 -r 10.2.0.1", "line 1: Service not defined"),
-            ("-A -f 1\n-A -f 1", "line 2: Service already exists"),
-            ("-A -f 1\n-e -f 1 -r 10.2.0.1", "line 2: No such destination"),
-            ("-A -f 0", "line 1: invalid fwmark value `0' specified"),
-            ("--stop-daemon master", "line 1: command: a configuration cannot say this"),
-        ] {
-            assert_eq!(rules(text).unwrap_err(), message);
-        }
+    fn a_rule_that_cannot_be_is_refused_with_file_and_line() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, "-C\n-D -t 10.0.0.1:80\n").unwrap();
+        let refused = request(file.path(), false, None).unwrap_err();
+        assert_eq!(refused.exit, 2);
+        assert!(refused.message.ends_with(": line 2: No such service"), "{}", refused.message);
     }
 }

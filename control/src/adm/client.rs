@@ -1,6 +1,6 @@
 //! The services of a daemon at the other end of a connection.
 
-use std::{cell::Cell, collections::HashMap, time::Duration};
+use std::{cell::Cell, collections::HashMap, error::Error as _, time::Duration};
 
 use dataplane::{
     director::spec::{EngineData, FlowInfo, RealSpec, ServiceInfo, ServiceKey, TimeoutSpec},
@@ -76,6 +76,10 @@ impl<'a> Client<'a> {
         let answered = self.runtime.block_on(async { tokio::time::timeout(ANSWER, answer).await });
         match answered {
             Ok(Ok(response)) => Ok(response.into_inner()),
+            // A status with a source was made here: the connection broke before the daemon's came.
+            Ok(Err(status)) if status.source().is_some() => {
+                Err(Failure::Other(self.target.unreachable(&status)))
+            }
             Ok(Err(status)) => Err(failure(&status)),
             Err(_elapsed) => {
                 let seconds = ANSWER.as_secs();

@@ -119,7 +119,7 @@ fn tls() -> Result<ClientTlsConfig, Refusal> {
 
 /// The content of the file that an environment variable names.
 fn file(variable: &str) -> Result<Option<Vec<u8>>, Refusal> {
-    let Some(path) = env::var_os(variable) else {
+    let Some(path) = env::var_os(variable).filter(|path| !path.is_empty()) else {
         return Ok(None);
     };
     fs::read(&path).map(Some).map_err(|error| {
