@@ -170,6 +170,9 @@ pub async fn run(sources: Sources, config: Config) -> Result<(), DaemonError> {
     let watcher = tokio::spawn(tell_health(Arc::clone(&fleet.engine), health));
     let publisher =
         tokio::spawn(Arc::clone(&fleet.engine).publish(fleet.fleet, surroundings, stopped));
+    if let Err(error) = fleet.engine.settled().await {
+        tracing::warn!("{error}");
+    }
     let info = fleet.engine.info();
     tracing::info!(
         socket = %config.api.socket.display(),

@@ -151,6 +151,16 @@ impl Engine {
         Ok((generation, value))
     }
 
+    /// Waits until every running worker forwards by the present state.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::WorkersLate`].
+    pub async fn settled(&self) -> Result<(), EngineError> {
+        let generation = self.lock().director.generation();
+        self.reached(generation).await
+    }
+
     /// Waits until every running worker has reached a generation.
     async fn reached(&self, wanted: u64) -> Result<(), EngineError> {
         let mut in_force = self.in_force.subscribe();

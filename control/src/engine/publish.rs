@@ -15,6 +15,7 @@ use std::{
 };
 
 use dataplane::{
+    addr::Addr,
     clock::{Clock as _, SystemClock},
     director::network::Network,
     service::Snapshot,
@@ -59,6 +60,7 @@ impl Engine {
         rates.reset();
         let mut tend = interval(TEND);
         let mut steered = SteeringRules::default();
+        let mut lost = Vec::new();
         network.mark_changed();
         loop {
             tokio::select! {
@@ -86,9 +88,22 @@ impl Engine {
             }
             if let Some(hops) = &hops {
                 hops.keep(self.lock().director.wanted_next_hops());
+                lost = self.tell_unreachable(lost);
             }
             self.round(&mut fleet, &mut steered).await;
         }
+    }
+
+    /// Tells which real servers no route leads to, each once, and which are back.
+    fn tell_unreachable(&self, before: Vec<Addr>) -> Vec<Addr> {
+        let lost = self.lock().director.unreachable_reals();
+        for addr in lost.iter().filter(|addr| !before.contains(addr)) {
+            tracing::warn!("no route through the interfaces leads to real server {addr}");
+        }
+        for addr in before.iter().filter(|addr| !lost.contains(addr)) {
+            tracing::info!("real server {addr} can be reached again, or is gone");
+        }
+        lost
     }
 
     /// One round: the present state, into force.

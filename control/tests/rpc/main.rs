@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod apply;
+mod flows;
 mod refusals;
 
 use std::sync::Arc;
@@ -55,6 +56,7 @@ impl Machine for NoDevices {
 struct Daemon {
     channel: Channel,
     engine: Arc<Engine>,
+    endpoints: Arc<Endpoints>,
     _socket: UnixSocket,
     _folder: tempfile::TempDir,
     _stop: watch::Sender<bool>,
@@ -68,7 +70,7 @@ impl Daemon {
     async fn start() -> Self {
         let stats = Stats::new(1, ENDPOINTS as usize);
         let endpoints = Arc::new(Endpoints::new(ENDPOINTS as usize));
-        let director = Director::new(endpoints, stats.clone());
+        let director = Director::new(Arc::clone(&endpoints), stats.clone());
         let table =
             TableConfig { pages: Pages::Small, ..TableConfig::new(1024, 1, HashKey::from_seed(1)) };
         let table = Arc::new(FlowTable::new(&table).unwrap());
@@ -85,7 +87,15 @@ impl Daemon {
         tokio::spawn(server::serve_unix(socket.listener().unwrap(), routes, stopped));
         let endpoint = Endpoint::from_shared(format!("unix://{}", socket.path().display()));
         let channel = endpoint.unwrap().connect().await.unwrap();
-        Self { channel, engine, _socket: socket, _folder: folder, _stop: stop, _network: network }
+        Self {
+            channel,
+            engine,
+            endpoints,
+            _socket: socket,
+            _folder: folder,
+            _stop: stop,
+            _network: network,
+        }
     }
 
     fn client(&self) -> LoadBalancer {
