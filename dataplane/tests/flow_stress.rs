@@ -161,11 +161,13 @@ impl Hammer<'_> {
             (hash, probe)
         });
         self.dawdle();
+        // Added up here first: locked operations for each packet would hide races.
+        let (mut hits, mut misses, mut wrong) = (0, 0, 0);
         for (packet, (hash, probe)) in packets.iter().zip(probes) {
             let dawdle = self.rng.below(64) == 0;
             let found = self.worker.table().find(&packet.key, hash, probe, self.endpoints);
             let Some((flow, direction)) = found else {
-                self.seen.misses.fetch_add(1, Relaxed);
+                misses += 1;
                 if packet.direction == Direction::ToReal {
                     self.insert(packet);
                 }
@@ -178,8 +180,8 @@ impl Hammer<'_> {
             let right = direction == packet.direction
                 && (flow.real(), flow.virt()) == (new.real, new.virt)
                 && (flow.client(), flow.client_port()) == (new.key.source, new.key.source_port);
-            self.seen.hits.fetch_add(1, Relaxed);
-            self.seen.wrong.fetch_add(u64::from(!right), Relaxed);
+            hits += 1;
+            wrong += u64::from(!right);
             if self.rng.below(4) == 0 && self.worker.remove(flow, self.endpoints) {
                 self.seen.ended.fetch_add(1, Relaxed);
                 if self.grace == Grace::Withheld {
@@ -188,6 +190,9 @@ impl Hammer<'_> {
                 }
             }
         }
+        self.seen.hits.fetch_add(hits, Relaxed);
+        self.seen.misses.fetch_add(misses, Relaxed);
+        self.seen.wrong.fetch_add(wrong, Relaxed);
     }
 
     fn insert(&self, packet: &Packet) {

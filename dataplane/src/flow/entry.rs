@@ -231,7 +231,7 @@ impl Entry {
 
     /// Whether a packet with this key, found through a word of this direction, belongs here: then
     /// the control word seen.
-    #[inline]
+    #[inline(always)]
     pub(super) fn matches(
         &self,
         key: &FlowKey,

@@ -210,7 +210,7 @@ pub(super) const fn alternate(primary: usize, tag: u32, count: usize) -> usize {
 /// Maps 32 random bits onto `0..count`: Lemire, "Fast random integer generation", 2019.
 #[inline]
 const fn scale(bits: u64, count: usize) -> usize {
-    ((bits as u128 * count as u128) >> 32) as usize
+    ((bits * count as u64) >> 32) as usize
 }
 
 /// A bucket whose words may be written; unlocks when dropped.

@@ -272,7 +272,7 @@ impl FlowTable {
     ///
     /// `None` may be outdated: who inserts looks again with [`FlowTable::lookup`] first, because an
     /// earlier packet of the burst may have begun the flow.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn find(
         &self,
@@ -306,7 +306,7 @@ impl FlowTable {
         self.index().find(hash, |word| self.verify(word, key, endpoints))
     }
 
-    #[inline]
+    #[inline(always)]
     fn verify(
         &self,
         word: Word,

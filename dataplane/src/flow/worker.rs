@@ -164,6 +164,14 @@ impl TableWorker {
     /// `new.key`.
     #[must_use]
     pub fn prepare(&self, new: &NewFlow, to_real: FlowHash, endpoints: &Endpoints) -> Prepared {
+        debug_assert!(
+            {
+                let service = endpoints.get(new.virt);
+                let (addr, port) = (new.key.destination, new.key.destination_port);
+                (service.addr(), service.port()) == (addr, port)
+            },
+            "no packet would find this flow: its virtual endpoint is another: {new:?}"
+        );
         let index = self.table.index();
         let to_client = new.reply_key(endpoints).map(|key| self.table.hash(&key));
         index.prefetch_write(to_real);
