@@ -13,12 +13,14 @@ const INTERFACES: [(&str, DeviceId); 2] = [("eth0", DeviceId(0)), ("eth1", Devic
 /// One command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Shell {
-    /// ipvsadm with its arguments, and whether its output was sorted.
+    /// ipvsadm with its arguments.
     Ipvsadm {
         /// Without the program's own name.
         args: Vec<String>,
-        /// `| sort` follows.
-        sorted: bool,
+        /// What `printf` gives it to read.
+        input: String,
+        /// What happens to its output.
+        after: After,
     },
     /// `sysctl net.ipv4.vs.NAME=VALUE`; `quiet` prints nothing.
     Setting {
@@ -43,6 +45,17 @@ pub(super) enum Shell {
     Unknown(String),
 }
 
+/// What stands behind a pipe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    /// Nothing.
+    Nothing,
+    /// `| sort`.
+    Sort,
+    /// `| grep PATTERN`, the pattern taken as it is.
+    Grep(String),
+}
+
 /// Address and prefix length.
 pub(super) type Prefix = (Addr, u8);
 
@@ -63,21 +76,42 @@ pub(super) fn parse(line: &str) -> Vec<Shell> {
 }
 
 fn command(text: &str) -> Shell {
-    let mut stages = text.split('|').map(|stage| stage.split_whitespace().collect::<Vec<_>>());
-    let first = stages.next().unwrap_or_default();
-    let filters: Vec<_> = stages.collect();
-    let sorted = filters.as_slice() == [["sort"]];
-    let known = (sorted || filters.is_empty()).then(|| simple(&first, sorted)).flatten();
+    let stages: Vec<_> = text.split('|').map(str::trim).collect();
+    let known = ipvsadm(&stages).or_else(|| match stages.as_slice() {
+        [only] => simple(&only.split_whitespace().collect::<Vec<_>>()),
+        _ => None,
+    });
     known.or_else(|| later(text)).unwrap_or_else(|| Shell::Unknown(text.to_owned()))
 }
 
-fn simple(words: &[&str], sorted: bool) -> Option<Shell> {
+/// `[printf -- 'TEXT' |] ipvsadm ARGUMENTS [| sort or | grep PATTERN]`.
+fn ipvsadm(stages: &[&str]) -> Option<Shell> {
+    let text = stages.first()?.strip_prefix("printf -- '").and_then(|text| text.strip_suffix('\''));
+    let (input, stages) = match text {
+        Some(text) => (text.replace("\\n", "\n"), &stages[1..]),
+        None => (String::new(), stages),
+    };
+    let (first, filters) = stages.split_first()?;
+    let mut words = first.split_whitespace();
+    if words.next() != Some("ipvsadm") {
+        return None;
+    }
+    let args = words.map(str::to_owned).collect();
+    let after = match filters {
+        [] => After::Nothing,
+        ["sort"] => After::Sort,
+        [filter] => {
+            let pattern = filter.strip_prefix("grep ")?.trim_start_matches("-- ");
+            After::Grep(pattern.trim_matches('\'').to_owned())
+        }
+        _ => return None,
+    };
+    Some(Shell::Ipvsadm { args, input, after })
+}
+
+fn simple(words: &[&str]) -> Option<Shell> {
     let (program, args) = words.split_first()?;
     match *program {
-        "ipvsadm" => {
-            let args = args.iter().map(|&arg| arg.to_owned()).collect();
-            Some(Shell::Ipvsadm { args, sorted })
-        }
         "sysctl" => {
             let quiet = args.iter().any(|arg| arg.starts_with('-') && arg.contains('q'));
             let (name, value) = args.last()?.strip_prefix("net.ipv4.vs.")?.split_once('=')?;
@@ -161,10 +195,16 @@ mod tests {
 
     #[test]
     fn commands_of_the_recordings_are_understood() {
-        let args = |line: &str| line.split(' ').map(str::to_owned).collect();
+        let ipvsadm = |args: &str, input: &str, after| Shell::Ipvsadm {
+            args: args.split(' ').map(str::to_owned).collect(),
+            input: input.to_owned(),
+            after,
+        };
+        assert_eq!(parse("ipvsadm -Lcn | sort"), [ipvsadm("-Lcn", "", After::Sort)]);
+        let dash = After::Grep("-p".to_owned());
         assert_eq!(
-            parse("ipvsadm -Lcn | sort"),
-            [Shell::Ipvsadm { args: args("-Lcn"), sorted: true }]
+            parse("printf -- '-C\\n-A -f 1\\n' | ipvsadm -R; ipvsadm -S -n | grep -- '-p'"),
+            [ipvsadm("-R", "-C\n-A -f 1\n", After::Nothing), ipvsadm("-S -n", "", dash)]
         );
         let setting = |quiet| Shell::Setting { name: "sloppy_tcp".to_owned(), value: 1, quiet };
         assert_eq!(parse("sysctl -wq net.ipv4.vs.sloppy_tcp=1"), [setting(true)]);

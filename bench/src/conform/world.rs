@@ -15,7 +15,7 @@ use dataplane::{
 
 use super::{
     network::{is_local, network},
-    shell::{self, Prefix, Shell},
+    shell::{self, After, Prefix, Shell},
 };
 use crate::lb::{Lb, Sizes};
 
@@ -51,6 +51,24 @@ impl Printed {
 
     fn refused(message: &str, exit: u8) -> Self {
         Self { stderr: format!("{message}\n"), exit, ..Self::default() }
+    }
+
+    /// What comes out at the other end of a pipe, with the exit status from there.
+    fn through(self, after: &After) -> Self {
+        let mut lines: Vec<_> = self.stdout.lines().collect();
+        let exit = match after {
+            After::Nothing => return self,
+            After::Sort => {
+                lines.sort_unstable();
+                0
+            }
+            After::Grep(pattern) => {
+                lines.retain(|line| line.contains(pattern.as_str()));
+                u8::from(lines.is_empty())
+            }
+        };
+        let stdout = lines.iter().map(|line| format!("{line}\n")).collect();
+        Self { stdout, stderr: self.stderr, exit }
     }
 }
 
@@ -176,20 +194,14 @@ impl World {
     /// ipvsadm with the words of `line`.
     pub(super) fn ipvsadm_line(&mut self, line: &str) -> Printed {
         let words: Vec<_> = line.split_whitespace().collect();
-        self.ipvsadm(&words)
+        self.ipvsadm(&words, "")
     }
 
     fn command(&mut self, command: &Shell) -> Printed {
         match command {
-            Shell::Ipvsadm { args, sorted } => {
+            Shell::Ipvsadm { args, input, after } => {
                 let words: Vec<_> = args.iter().map(String::as_str).collect();
-                let mut printed = self.ipvsadm(&words);
-                if *sorted {
-                    let mut lines: Vec<_> = printed.stdout.lines().collect();
-                    lines.sort_unstable();
-                    printed.stdout = lines.iter().map(|line| format!("{line}\n")).collect();
-                }
-                printed
+                self.ipvsadm(&words, input).through(after)
             }
             Shell::Setting { name, value, quiet } => {
                 if let Err(error) = self.lb.director.set_setting(name, *value) {
@@ -242,7 +254,7 @@ impl World {
         }
     }
 
-    fn ipvsadm(&mut self, words: &[&str]) -> Printed {
+    fn ipvsadm(&mut self, words: &[&str], input: &str) -> Printed {
         let mut printed = Printed::default();
         let mut session = Session {
             program: "ipvsadm",
@@ -254,7 +266,7 @@ impl World {
                 Stream::Err => printed.stderr.push_str(text),
             },
         };
-        let exit = session.run(words, &mut std::iter::empty());
+        let exit = session.run(words, &mut input.lines().map(str::to_owned));
         Printed { exit, ..printed }
     }
 }
