@@ -2,9 +2,12 @@
 
 mod alloc;
 mod conform;
+mod decap;
+mod demo;
 mod lb;
 mod pipeline;
 mod replay;
+mod suite;
 
 use std::{
     io::{self, Write as _},
@@ -33,6 +36,12 @@ enum Command {
     },
     /// Measure the cost of a packet over synthetic flows.
     Pipeline(pipeline::Args),
+    /// Real HTTP through nat, dr and ipip, in network namespaces of its own.
+    Demo(demo::Demo),
+    /// Unwrap IPIP for a real server whose kernel has no tunnel device.
+    Decap(decap::Decap),
+    /// Run make targets and add up what their tests counted.
+    Suite(suite::Suite),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +50,9 @@ fn main() -> ExitCode {
         Command::Replay(args) => replay::run(&args, &mut out),
         Command::Conform { dir } => conform::run(&dir, &mut out).map(|passed| u8::from(!passed)),
         Command::Pipeline(args) => pipeline::run(&args, &mut out).map(|()| 0),
+        Command::Demo(demo) => demo.run(&mut out),
+        Command::Decap(decap) => decap.run(&mut out).map(|()| 0),
+        Command::Suite(suite) => suite.run(&mut out),
     };
     let status = match status.and_then(|status| Ok(out.flush().map(|()| status)?)) {
         Ok(status) => status,

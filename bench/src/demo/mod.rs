@@ -1,0 +1,210 @@
+//! `xvs-bench demo`: real HTTP from a real client to three real web servers, through xvs.
+//!
+//! Everything happens in network namespaces that end with the program, however it ends
+//! ([`xvs_bench::lab`]). Each forwarding method serves each family of addresses; one request that
+//! nobody answers, or a server that answers none, makes the demonstration fail.
+
+mod screen;
+mod table;
+
+use std::{env, io::Write, path::PathBuf, process::Command};
+
+use anyhow::{Context as _, bail};
+use xvs_bench::lab::{
+    self, Balancer, Family, Gateway, Tally, World, interrupt, web::PORTS, world::Real,
+};
+
+use self::{
+    screen::Screen,
+    table::{Row, Table},
+};
+
+/// Requests for each method and family.
+const REQUESTS: usize = 300;
+
+/// What `xvsd` is told at its start; services come later, by `xvsadm`.
+const CONFIGURATION: &str = "\
+[daemon]
+flows = 65_536
+
+[[interface]]
+name = \"front\"
+
+[[interface]]
+name = \"back\"
+";
+
+/// Shows real HTTP through nat, dr and ipip, in namespaces of its own.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Demo {
+    /// A capture, or a folder of them, to replay where there can be no namespaces.
+    #[arg(long, default_value = "fixtures/pcaps", value_name = "PATH")]
+    capture: PathBuf,
+}
+
+/// A forwarding method as the demonstration uses it.
+struct Method {
+    /// Its name, and the option of `xvsadm -a` that stands for it.
+    name: &'static str,
+    option: &'static str,
+    /// Port of the real servers.
+    port: u16,
+    gateway: Gateway,
+    /// What happens, in one line.
+    story: &'static str,
+}
+
+const METHODS: [Method; 3] = [
+    Method {
+        name: "nat",
+        option: "-m",
+        port: PORTS[1],
+        gateway: Gateway::Balancer,
+        story: "address and port are rewritten; answers come back through lb",
+    },
+    Method {
+        name: "dr",
+        option: "-g",
+        port: PORTS[0],
+        gateway: Gateway::Client,
+        story: "only the link address changes; real servers answer the client directly",
+    },
+    Method {
+        name: "ipip",
+        option: "-i",
+        port: PORTS[0],
+        gateway: Gateway::Client,
+        story: "packets travel whole inside others; real servers answer the client directly",
+    },
+];
+
+impl Demo {
+    /// Runs the demonstration; gives back the exit status.
+    ///
+    /// # Errors
+    ///
+    /// A request was not answered, something does not run, or a signal came.
+    pub(crate) fn run(&self, out: &mut impl Write) -> anyhow::Result<u8> {
+        let mut screen = Screen::new(out);
+        if let Some(reason) = lab::missing() {
+            return self.replay(&reason, &mut screen);
+        }
+        interrupt::watch()?;
+        let ended = show(&mut screen);
+        if interrupt::came() {
+            screen.paragraph("Interrupted: everything that ran is ended and removed.")?;
+            return Ok(130);
+        }
+        ended.map(|()| 0)
+    }
+
+    /// What can be shown without namespaces.
+    fn replay(&self, reason: &str, screen: &mut Screen<'_>) -> anyhow::Result<u8> {
+        screen.paragraph(&format!("The demonstration cannot run here: {reason}."))?;
+        screen.paragraph("Instead, a capture of real traffic goes through the same dataplane:")?;
+        let status = Command::new(env::current_exe()?)
+            .args(["replay", "--in"])
+            .arg(&self.capture)
+            .status()
+            .context("replay")?;
+        Ok(if status.success() { 0 } else { 1 })
+    }
+}
+
+/// The demonstration itself.
+fn show(screen: &mut Screen<'_>) -> anyhow::Result<()> {
+    screen.title("xvs: one client, one load balancer, three web servers")?;
+    screen.lines(MAP)?;
+    let mut world = World::new()?;
+    world.serve()?;
+    let balancer = Balancer::start(&world.lb, world.folder.path(), CONFIGURATION)?;
+    screen.command("lb", "xvsd --config xvsd.toml")?;
+    screen.dim(&interfaces(&balancer.adm.run("info")?))?;
+
+    let mut table = Table::new(&world.reals);
+    for method in &METHODS {
+        screen.title(&format!("{}: {}", method.name, method.story))?;
+        world.answer_by(method.gateway)?;
+        for family in Family::ALL {
+            set_up(screen, &balancer, &world.reals, method, family)?;
+        }
+        for family in Family::ALL {
+            let asked = format!("curl http://{}/   ({REQUESTS} times)", bracketed(family));
+            screen.command("client", &asked)?;
+            let tally = Tally::take(&world.client, family.vip(), REQUESTS)?;
+            interrupt::check()?;
+            let row = Row { method: method.name, family, tally };
+            screen.dim(&row.said())?;
+            table.rows.push(row);
+        }
+        screen.command("lb", "xvsadm -L -n --stats")?;
+        screen.dim(&balancer.adm.run("-L -n --stats")?)?;
+        balancer.adm.run("-C")?;
+    }
+    drop((balancer, world));
+    screen.title("Who answered")?;
+    screen.lines(&table.drawn())?;
+    judge(screen, &table)
+}
+
+/// Says what came of it all.
+fn judge(screen: &mut Screen<'_>, table: &Table) -> anyhow::Result<()> {
+    let failures: Vec<_> = table.rows.iter().flat_map(|row| &row.tally.failures).collect();
+    if let Some(first) = failures.first() {
+        bail!("{} requests were not answered; the first: {first}", failures.len());
+    }
+    if let Some(row) = table.rows.iter().find(|row| row.tally.answers.len() < table.reals.len()) {
+        bail!("{} over {}: not every server answered", row.method, row.family.name());
+    }
+    let asked: usize = table.rows.iter().map(|row| row.tally.answered()).sum();
+    screen
+        .good(&format!("{asked} requests, {asked} answered, 0 failed. Everything is removed."))?;
+    Ok(())
+}
+
+/// Creates the service of a family, by the commands that are shown.
+fn set_up(
+    screen: &mut Screen<'_>,
+    balancer: &Balancer,
+    reals: &[Real],
+    method: &Method,
+    family: Family,
+) -> anyhow::Result<()> {
+    let service = format!("-t {}:{}", bracketed(family), PORTS[0]);
+    let mut lines = vec![format!("-A {service} -s rr")];
+    for real in reals {
+        let address = match family {
+            Family::V4 => real.v4.to_string(),
+            Family::V6 => format!("[{}]", real.v6),
+        };
+        lines.push(format!("-a {service} -r {address}:{} {}", method.port, method.option));
+    }
+    for line in lines {
+        screen.command("lb", &format!("xvsadm {line}"))?;
+        balancer.adm.run(&line)?;
+    }
+    Ok(())
+}
+
+/// A virtual address as it stands in a URL.
+fn bracketed(family: Family) -> String {
+    match family {
+        Family::V4 => family.vip().to_string(),
+        Family::V6 => format!("[{}]", family.vip()),
+    }
+}
+
+/// What `xvsadm info` says about interfaces: the modes they reached.
+fn interfaces(info: &str) -> String {
+    info.lines().skip_while(|line| !line.starts_with("Interface")).collect::<Vec<_>>().join("\n")
+}
+
+/// The laboratory, drawn.
+const MAP: &str = "\
+  client                 lb                     real1  10.2.0.11  fd02::11
+  10.1.0.2 --------- front  back -- switch ---- real2  10.2.0.12  fd02::12
+  fd01::2            10.1.0.1  10.2.0.1  |      real3  10.2.0.13  fd02::13
+     |               fd01::1   fd02::1   |
+     +-----------------------------------+      virtual address:
+       answers of dr and ipip                   10.1.0.100  fd01::100
+";

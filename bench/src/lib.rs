@@ -1,0 +1,3 @@
+//! What `xvs-bench` shares with the end-to-end tests.
+
+pub mod lab;
