@@ -10,9 +10,7 @@ mod table;
 use std::{env, io::Write, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, bail};
-use xvs_bench::lab::{
-    self, Balancer, Family, Gateway, Tally, World, interrupt, web::PORTS, world::Real,
-};
+use xvs_bench::lab::{self, Balancer, Family, Method, Tally, World, interrupt};
 
 use self::{
     screen::Screen,
@@ -42,41 +40,14 @@ pub(crate) struct Demo {
     capture: PathBuf,
 }
 
-/// A forwarding method as the demonstration uses it.
-struct Method {
-    /// Its name, and the option of `xvsadm -a` that stands for it.
-    name: &'static str,
-    option: &'static str,
-    /// Port of the real servers.
-    port: u16,
-    gateway: Gateway,
-    /// What happens, in one line.
-    story: &'static str,
+/// What happens under a method, in one line.
+const fn story(method: Method) -> &'static str {
+    match method {
+        Method::Nat => "address and port are rewritten; answers come back through lb",
+        Method::Dr => "only the link address changes; answers go to the client directly",
+        Method::Ipip => "packets travel whole inside others; answers go to the client directly",
+    }
 }
-
-const METHODS: [Method; 3] = [
-    Method {
-        name: "nat",
-        option: "-m",
-        port: PORTS[1],
-        gateway: Gateway::Balancer,
-        story: "address and port are rewritten; answers come back through lb",
-    },
-    Method {
-        name: "dr",
-        option: "-g",
-        port: PORTS[0],
-        gateway: Gateway::Client,
-        story: "only the link address changes; real servers answer the client directly",
-    },
-    Method {
-        name: "ipip",
-        option: "-i",
-        port: PORTS[0],
-        gateway: Gateway::Client,
-        story: "packets travel whole inside others; real servers answer the client directly",
-    },
-];
 
 impl Demo {
     /// Runs the demonstration; gives back the exit status.
@@ -122,18 +93,19 @@ fn show(screen: &mut Screen<'_>) -> anyhow::Result<()> {
     screen.dim(&interfaces(&balancer.adm.run("info")?))?;
 
     let mut table = Table::new(&world.reals);
-    for method in &METHODS {
-        screen.title(&format!("{}: {}", method.name, method.story))?;
-        world.answer_by(method.gateway)?;
-        for family in Family::ALL {
-            set_up(screen, &balancer, &world.reals, method, family)?;
+    for method in Method::ALL {
+        screen.title(&format!("{}: {}", method.name(), story(method)))?;
+        world.answer_by(method.gateway())?;
+        for line in Family::ALL.into_iter().flat_map(|family| method.lines(&world, family)) {
+            screen.command("lb", &format!("xvsadm {line}"))?;
+            balancer.adm.run(&line)?;
         }
         for family in Family::ALL {
-            let asked = format!("curl http://{}/   ({REQUESTS} times)", bracketed(family));
-            screen.command("client", &asked)?;
+            let asked = format!("curl http://{}/", family.host(family.vip()));
+            screen.command("client", &format!("{asked}     {REQUESTS} times"))?;
             let tally = Tally::take(&world.client, family.vip(), REQUESTS)?;
             interrupt::check()?;
-            let row = Row { method: method.name, family, tally };
+            let row = Row { method: method.name(), family, tally };
             screen.dim(&row.said())?;
             table.rows.push(row);
         }
@@ -160,38 +132,6 @@ fn judge(screen: &mut Screen<'_>, table: &Table) -> anyhow::Result<()> {
     screen
         .good(&format!("{asked} requests, {asked} answered, 0 failed. Everything is removed."))?;
     Ok(())
-}
-
-/// Creates the service of a family, by the commands that are shown.
-fn set_up(
-    screen: &mut Screen<'_>,
-    balancer: &Balancer,
-    reals: &[Real],
-    method: &Method,
-    family: Family,
-) -> anyhow::Result<()> {
-    let service = format!("-t {}:{}", bracketed(family), PORTS[0]);
-    let mut lines = vec![format!("-A {service} -s rr")];
-    for real in reals {
-        let address = match family {
-            Family::V4 => real.v4.to_string(),
-            Family::V6 => format!("[{}]", real.v6),
-        };
-        lines.push(format!("-a {service} -r {address}:{} {}", method.port, method.option));
-    }
-    for line in lines {
-        screen.command("lb", &format!("xvsadm {line}"))?;
-        balancer.adm.run(&line)?;
-    }
-    Ok(())
-}
-
-/// A virtual address as it stands in a URL.
-fn bracketed(family: Family) -> String {
-    match family {
-        Family::V4 => family.vip().to_string(),
-        Family::V6 => format!("[{}]", family.vip()),
-    }
 }
 
 /// What `xvsadm info` says about interfaces: the modes they reached.

@@ -8,6 +8,7 @@
 pub mod balancer;
 pub mod folder;
 pub mod interrupt;
+pub mod method;
 pub mod namespace;
 pub mod process;
 pub mod requests;
@@ -15,6 +16,7 @@ pub mod web;
 pub mod world;
 
 pub use balancer::{Adm, Balancer};
+pub use method::Method;
 pub use namespace::Namespace;
 pub use process::Process;
 pub use requests::Tally;

@@ -43,6 +43,14 @@ impl Family {
         }
     }
 
+    /// An address as it stands before a port.
+    pub fn host(self, address: IpAddr) -> String {
+        match self {
+            Self::V4 => address.to_string(),
+            Self::V6 => format!("[{address}]"),
+        }
+    }
+
     /// Its virtual address.
     pub const fn vip(self) -> IpAddr {
         match self {

@@ -1,23 +1,69 @@
-//! The whole of xvs on real kernels: xvsd on AF_XDP in network namespaces, real HTTP, real failures.
+//! The whole of xvs on a real kernel: xvsd on AF_XDP in network namespaces, real HTTP, real failures.
 //!
 //! Needs root and the packages of `make setup`; without them every test says so and passes. The
-//! programs under test are those built beside this one, so they must be built with it:
-//! `cargo test --workspace` does that.
+//! programs under test are those built beside this one: `cargo build --workspace --bins` first.
+//! `XVS_E2E=long` downloads 1 GB where 64 MB are enough to find most faults, and runs for 10 s
+//! instead of 2.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
-#![expect(clippy::print_stderr, reason = "a skipped test says so")]
+#![expect(clippy::print_stderr, reason = "a skipped test says so, a long one what it measured")]
 
+mod churn;
+mod crash;
+mod http;
 mod laboratory;
+mod refusals;
+mod transfer;
 
-use xvs_bench::lab::{self, World};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Machines with web servers; `None`, with the reason printed, where there can be none.
-fn world() -> Option<World> {
-    if let Some(reason) = lab::missing() {
-        eprintln!("skipped: {reason}");
-        return None;
+use xvs_bench::lab::{self, Balancer, Family, Method, World};
+
+/// Both interfaces, in a mode.
+fn configuration(mode: &str) -> String {
+    format!(
+        "[daemon]\nflows = 65_536\n\n\
+         [[interface]]\nname = \"front\"\nmode = \"{mode}\"\n\n\
+         [[interface]]\nname = \"back\"\nmode = \"{mode}\"\n"
+    )
+}
+
+/// Machines with web servers, and the right to use the box's few cores alone.
+struct Bed {
+    world: World,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Bed {
+    /// `None`, with the reason printed, where there can be none.
+    fn new() -> Option<Self> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        if let Some(reason) = lab::missing() {
+            eprintln!("skipped: {reason}");
+            return None;
+        }
+        // A test that failed is no reason for the next not to run.
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut world = World::new().unwrap();
+        world.serve().unwrap();
+        Some(Self { world, _alone: alone })
     }
-    let mut world = World::new().unwrap();
-    world.serve().unwrap();
-    Some(world)
+
+    /// Starts the daemon.
+    fn balancer(&self, configuration: &str) -> Balancer {
+        Balancer::start(&self.world.lb, self.world.folder.path(), configuration).unwrap()
+    }
+
+    /// Makes the web service of a family.
+    fn serve(&self, balancer: &Balancer, method: Method, family: Family) {
+        self.world.answer_by(method.gateway()).unwrap();
+        for line in method.lines(&self.world, family) {
+            balancer.adm.run(&line).unwrap();
+        }
+    }
+}
+
+/// Whether the long versions of tests are wanted.
+fn is_long() -> bool {
+    std::env::var_os("XVS_E2E").is_some_and(|value| value == "long")
 }
