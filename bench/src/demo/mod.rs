@@ -96,7 +96,9 @@ fn show(screen: &mut Screen<'_>) -> anyhow::Result<()> {
     for method in Method::ALL {
         screen.title(&format!("{}: {}", method.name(), story(method)))?;
         world.answer_by(method.gateway())?;
-        for line in Family::ALL.into_iter().flat_map(|family| method.lines(&world, family)) {
+        let lines = Family::ALL.into_iter().flat_map(|family| method.lines(&world, family));
+        // A real server that comes back has its old counters, as in IPVS.
+        for line in lines.chain(["-Z".to_owned()]) {
             screen.command("lb", &format!("xvsadm {line}"))?;
             balancer.adm.run(&line)?;
         }
@@ -109,9 +111,10 @@ fn show(screen: &mut Screen<'_>) -> anyhow::Result<()> {
             screen.dim(&row.said())?;
             table.rows.push(row);
         }
-        screen.command("lb", "xvsadm -L -n --stats")?;
-        screen.dim(&balancer.adm.run("-L -n --stats")?)?;
-        balancer.adm.run("-C")?;
+        for line in ["-L -n --stats", "-C"] {
+            screen.command("lb", &format!("xvsadm {line}"))?;
+            screen.dim(&balancer.adm.run(line)?)?;
+        }
     }
     drop((balancer, world));
     screen.title("Who answered")?;
@@ -140,8 +143,7 @@ fn interfaces(info: &str) -> String {
 }
 
 /// The laboratory, drawn.
-const MAP: &str = "\
-  client                 lb                     real1  10.2.0.11  fd02::11
+const MAP: &str = "  client                 lb                     real1  10.2.0.11  fd02::11
   10.1.0.2 --------- front  back -- switch ---- real2  10.2.0.12  fd02::12
   fd01::2            10.1.0.1  10.2.0.1  |      real3  10.2.0.13  fd02::13
      |               fd01::1   fd02::1   |

@@ -44,6 +44,9 @@ impl<'o> Screen<'o> {
 
     /// What a command answered.
     pub(super) fn dim(&mut self, text: &str) -> io::Result<()> {
+        if text.is_empty() {
+            return Ok(());
+        }
         let lines: Vec<_> = text
             .lines()
             .map(|line| self.paint(DIM, &format!("          {}", line.trim_end())))
@@ -53,13 +56,13 @@ impl<'o> Screen<'o> {
 
     /// Lines as they are.
     pub(super) fn lines(&mut self, text: &str) -> io::Result<()> {
-        self.write(&format!("{}\n", text.trim_end()))
+        self.write(&format!("{}\n\n", text.trim_end()))
     }
 
     /// The good end.
     pub(super) fn good(&mut self, text: &str) -> io::Result<()> {
         let text = self.paint(GREEN, text);
-        self.write(&format!("\n{text}\n"))
+        self.write(&format!("{text}\n"))
     }
 
     fn paint(&self, code: &str, text: &str) -> String {

@@ -166,7 +166,7 @@ impl World {
         };
         for real in &self.reals {
             real.namespace.ip(&format!(
-                "route replace default via 10.2.0.{host}\n-6 route replace default via fd02::{host}"
+                "route replace default via 10.2.0.{host}\nroute replace ::/0 via fd02::{host}"
             ))?;
         }
         Ok(())
