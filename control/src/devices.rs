@@ -228,9 +228,16 @@ const fn leaves_raw(error: &XskError) -> bool {
     )
 }
 
-/// The error in one line, and what is most probably missing if it is a right.
+/// The error in one line, with causes that it does not tell itself (aya's do not), and what is most
+/// probably missing if it is a right.
 fn told(error: &dyn std::error::Error) -> String {
-    let text = error.to_string();
+    let mut text = error.to_string();
+    for cause in std::iter::successors(error.source(), |cause| cause.source()) {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+    }
     let denied = [libc::EPERM, libc::EACCES]
         .map(|number| io::Error::from_raw_os_error(number).to_string())
         .iter()
@@ -354,10 +361,21 @@ mod tests {
         assert!(!leaves_raw(&missing.into()));
     }
 
+    /// An error that leaves its cause to whoever asks for it.
+    #[derive(Debug, thiserror::Error)]
+    #[error("failed to create a map")]
+    struct Silent {
+        #[source]
+        cause: io::Error,
+    }
+
     #[test]
     fn a_missing_right_is_named() {
         let denied = io::Error::from_raw_os_error(1);
         let error = XskError::Socket { interface: "eth1".to_owned(), queue: 0, source: denied };
         assert!(told(&error).ends_with("CAP_NET_RAW and CAP_BPF"), "{}", told(&error));
+        let denied = io::Error::from_raw_os_error(1);
+        let wrapped = Silent { cause: denied };
+        assert!(told(&wrapped).ends_with("CAP_NET_RAW and CAP_BPF"), "{}", told(&wrapped));
     }
 }
