@@ -36,13 +36,18 @@ impl Expiry for Settle<'_, '_> {
 }
 
 impl Pipeline {
-    /// A bounded share of housekeeping: passes at most `slots` slots of the flow table.
-    pub fn housekeep(&mut self, now: Tick, slots: usize) {
+    /// A bounded share of housekeeping: passes at most `slots` slots of the flow table. To be called
+    /// every turn, packets or not: it also tells the other workers that this one holds no flow.
+    /// Returns whether nothing is left to do before the next second; until then, no sleep.
+    pub fn housekeep(&mut self, now: Tick, slots: usize) -> bool {
+        let mut complete = true;
         self.with(now, |pipeline, cx| {
             let mut settle = Settle(cx);
             pipeline.table.give_up_half_open(GIVEN_UP, cx.endpoints, &mut settle);
-            pipeline.table.sweep(now, slots, cx.endpoints, &mut settle);
+            complete = pipeline.table.sweep(now, slots, cx.endpoints, &mut settle).complete;
         });
+        self.table.quiesce();
+        complete
     }
 
     /// Gives up packets that have waited too long for their next hop.

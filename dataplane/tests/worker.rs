@@ -1,0 +1,124 @@
+//! What a worker does when no packet comes.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use xvs_dataplane::{
+    addr::Addr,
+    clock::{ManualClock, Tick},
+    endpoint::{Description, EndpointId, Endpoints},
+    flow::{FlowKey, FlowTable, HashKey, Inserted, NewFlow, Pages, TableConfig},
+    io::Io,
+    packet::Packet,
+    pipeline::{Parts, Pipeline},
+    stats::Stats,
+    verdict::{DeviceId, Verdict},
+    worker::{Worker, WorkerLink},
+};
+
+/// Devices on which nothing comes; the first sleep stops the worker.
+struct Quiet {
+    stop: Arc<AtomicBool>,
+}
+
+impl Io for Quiet {
+    fn burst(
+        &mut self,
+        _: impl FnOnce(&mut [Packet<'_>]),
+        _: impl FnMut(DeviceId, usize, Verdict),
+    ) -> io::Result<usize> {
+        Ok(0)
+    }
+
+    fn send(&mut self, _: DeviceId, _: &[u8]) -> bool {
+        false
+    }
+
+    fn to_host(&mut self, _: DeviceId, _: &[u8]) -> bool {
+        false
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn wait(&mut self, _: Duration) -> io::Result<()> {
+        self.stop.store(true, Relaxed);
+        Ok(())
+    }
+}
+
+/// A worker without packets, worker 0 of a table for `flows` flows and two workers.
+fn quiet(flows: usize) -> (Worker<Quiet, ManualClock>, Arc<FlowTable>, Arc<Endpoints>, Stats) {
+    let endpoints = Arc::new(Endpoints::new(8));
+    let stats = Stats::new(1, 8);
+    let mut config = TableConfig::new(flows, 2, HashKey::from_seed(1));
+    config.pages = Pages::Small;
+    let table = Arc::new(FlowTable::new(&config).unwrap());
+    let (resolve, _) = crossbeam_channel::bounded(1);
+    let pipeline = Pipeline::new(Parts {
+        table: table.worker(0).unwrap(),
+        flows: Arc::clone(&table),
+        endpoints: Arc::clone(&endpoints),
+        stats: Arc::clone(stats.worker(0)),
+        resolve,
+        seed: 1,
+        answers_per_second: 1,
+    });
+    let stop = Arc::new(AtomicBool::new(false));
+    let (_, incoming) = crossbeam_channel::bounded(1);
+    let (retired, _) = crossbeam_channel::bounded(1);
+    let link = WorkerLink { incoming, retired, stop: Arc::clone(&stop) };
+    let clock = ManualClock::default();
+    let worker = Worker::new(Quiet { stop }, clock, pipeline, link, Duration::ZERO);
+    (worker, table, endpoints, stats)
+}
+
+#[test]
+fn an_idle_worker_sleeps_only_after_it_swept_the_whole_table() {
+    let (mut worker, _, _, stats) = quiet(100_000);
+    worker.run().unwrap();
+    let turns = stats.worker(0).work.turns.get();
+    assert!(turns > 100_000 / 4096, "slept after {turns} turns");
+}
+
+#[test]
+fn a_worker_that_spins_without_packets_holds_up_no_slot_that_others_free() {
+    let (mut worker, table, endpoints, _) = quiet(10);
+    let (virt, real) = (EndpointId(1), EndpointId(2));
+    let about = Description { addr: Addr::v4(1), port: 80, ..Description::default() };
+    endpoints.get(virt).describe(&about);
+    endpoints.get(real).describe(&Description { addr: Addr::v4(2), ..about });
+    let mut other = table.worker(1).unwrap();
+    let new = |client: u16| {
+        let key = FlowKey {
+            source: Addr::v4(3),
+            destination: Addr::v4(1),
+            source_port: client,
+            destination_port: 80,
+            protocol: 6,
+            template: false,
+        };
+        NewFlow { key, virt, real, timeout: 1600, ..NewFlow::default() }
+    };
+    // Every slot there is goes into the other worker's limbo.
+    let mut count = 0;
+    while let Ok(Inserted::New(flow)) = other.insert(&new(count), &endpoints, Tick(0)) {
+        assert!(other.remove(flow, &endpoints));
+        count += 1;
+    }
+    assert!(count >= 10);
+    for _ in 0..3 {
+        other.quiesce();
+        worker.turn().unwrap();
+    }
+    other.quiesce();
+    assert!(other.insert(&new(0), &endpoints, Tick(0)).is_ok(), "{:?}", other.counters());
+}
