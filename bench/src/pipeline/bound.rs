@@ -40,8 +40,9 @@ pub(super) fn measure(
         .with_context(|| format!("no memory for {flows} flows"))?;
     let words = region.words();
     let mut rng = Rng::from_seed(seed);
-    for line in 0..index {
-        words[line * WORDS].store(rng.below(flows as u64), Relaxed);
+    // Every word of the index names an entry, so that all entries are as likely.
+    for word in &words[..index * WORDS] {
+        word.store(rng.below(flows as u64), Relaxed);
     }
     let mut measured = Windows::with_capacity(windows);
     for _ in 0..windows {
@@ -59,8 +60,8 @@ fn batch(words: &[AtomicU64], index: usize, rng: &mut Rng) {
     let mut entries = [0; BATCH];
     // The loads of one loop do not depend on each other: the CPU overlaps their misses.
     for entry in &mut entries {
-        let line = rng.below(index as u64) as usize;
-        *entry = words[line * WORDS].load(Relaxed) as usize;
+        let word = rng.below((index * WORDS) as u64) as usize;
+        *entry = words[word].load(Relaxed) as usize;
     }
     for entry in entries {
         let word = &words[(index + entry) * WORDS];
