@@ -12,7 +12,14 @@ use support::{
     network::{BACKEND, CLIENT, ROUTER, addr, network, real_mac},
 };
 use xvs_dataplane::{
-    director::network::Neighbour, endpoint::Method, verdict::DropReason, wire::checksum,
+    director::{
+        network::Neighbour,
+        spec::{RealSpec, ServiceKey, ServiceSpec, TunnelSpec},
+    },
+    endpoint::Method,
+    sched::SchedFlags,
+    verdict::DropReason,
+    wire::checksum,
 };
 
 #[test]
@@ -212,4 +219,53 @@ proptest! {
         prop_assert_eq!(inner[ttl_at], 63);
         prop_assert_eq!(&inner[ends..], &request[14 + ends..]);
     }
+}
+
+#[test]
+fn a_service_that_takes_every_port_keeps_the_clients_and_the_port() {
+    let mut it = Lab::new();
+    let key = ServiceKey::Address { protocol: 6, addr: addr("10.0.0.1"), port: 0 };
+    it.director
+        .add_service(&ServiceSpec {
+            key,
+            scheduler: "rr".to_owned(),
+            flags: SchedFlags::default(),
+            persistence_s: Some(60),
+            netmask: u32::MAX,
+            one_packet: false,
+            engine: None,
+        })
+        .unwrap();
+    for last in [11, 12] {
+        let spec = RealSpec {
+            addr: addr(&format!("10.2.0.{last}")),
+            port: 0,
+            method: Method::Nat,
+            tunnel: TunnelSpec::default(),
+            weight: 1,
+            upper: 0,
+            lower: 0,
+        };
+        it.director.add_real(&key, &spec).unwrap();
+    }
+    it.publish();
+    let mut seen = Vec::new();
+    for (port, to) in [(1001, 80), (1002, 443), (1003, 22)] {
+        let out = it.pass(CLIENT, &tcp(("10.9.0.7", port), ("10.0.0.1", to), "S", b""));
+        let (_, destination, ..) = read(&out[0].1);
+        let (real, real_port) = destination.split_once(' ').unwrap();
+        assert_eq!(real_port, to.to_string());
+        let back = it.pass(BACKEND, &tcp((real, to), ("10.9.0.7", port), "SA", b""));
+        let (source, ..) = read(&back[0].1);
+        assert_eq!(source, format!("10.0.0.1 {to}"));
+        seen.push(real.to_owned());
+    }
+    seen.dedup();
+    assert_eq!(seen.len(), 1, "one client, one real server: {seen:?}");
+    let out = it.pass(CLIENT, &tcp(("10.9.0.8", 1001), ("10.0.0.1", 80), "S", b""));
+    let (_, destination, ..) = read(&out[0].1);
+    assert!(!destination.starts_with(&seen[0]), "another client, the other real server");
+    let listed = it.director.services();
+    let templates: u32 = listed[0].reals.iter().map(|real| real.persistent).sum();
+    assert_eq!(templates, 2);
 }

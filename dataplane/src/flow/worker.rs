@@ -168,7 +168,8 @@ impl TableWorker {
             {
                 let service = endpoints.get(new.virt);
                 let (addr, port) = (new.key.destination, new.key.destination_port);
-                (service.addr(), service.port()) == (addr, port)
+                let known = if service.port() == 0 { new.any_port } else { service.port() };
+                (service.addr(), known) == (addr, port)
             },
             "no packet would find this flow: its virtual endpoint is another: {new:?}"
         );
