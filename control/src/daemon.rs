@@ -157,6 +157,12 @@ pub async fn run(sources: Sources, config: Config) -> Result<(), DaemonError> {
     fleet.fleet.start()?;
 
     let (stop, stopped) = watch::channel(false);
+    let publisher =
+        tokio::spawn(Arc::clone(&fleet.engine).publish(fleet.fleet, surroundings, stopped.clone()));
+    // Whoever is answered may rely on it that the first services are in force.
+    if let Err(error) = fleet.engine.settled().await {
+        tracing::warn!("{error}");
+    }
     let (health, routes) = server::routes(&fleet.engine);
     let mut tasks = JoinSet::new();
     tasks.spawn(server::serve_unix(
@@ -165,14 +171,9 @@ pub async fn run(sources: Sources, config: Config) -> Result<(), DaemonError> {
         stopped.clone(),
     ));
     if let Some((listener, tls)) = listeners.tcp {
-        tasks.spawn(server::serve_tcp(listener, tls, routes, stopped.clone()));
+        tasks.spawn(server::serve_tcp(listener, tls, routes, stopped));
     }
     let watcher = tokio::spawn(tell_health(Arc::clone(&fleet.engine), health));
-    let publisher =
-        tokio::spawn(Arc::clone(&fleet.engine).publish(fleet.fleet, surroundings, stopped));
-    if let Err(error) = fleet.engine.settled().await {
-        tracing::warn!("{error}");
-    }
     let info = fleet.engine.info();
     tracing::info!(
         socket = %config.api.socket.display(),
