@@ -60,6 +60,19 @@ conform: ## Judge xvs by the recordings of Linux IPVS
 captures: ## Replay every capture below DIR=fixtures/pcaps
 	$(CARGO) run -q -p xvs-bench -- replay --in $(DIR)
 
+loom: ## The flow table under all interleavings of a few steps
+	RUSTFLAGS="--cfg loom" $(CARGO) test -q --target-dir target/loom -p xvs-dataplane --release --lib loom
+
+stress: ## The flow table under mass: slots reused, and a control that must fail
+	XVS_STRESS_HITS=100000000 $(CARGO) test --release -p xvs-dataplane --test flow_stress
+
+fuzz: ## Fuzz each target for T=30 seconds, starting from all captures (nightly, cargo-fuzz)
+	cd dataplane/fuzz && $(CARGO) +nightly run -q --bin seeds -- ../../fixtures
+	cd dataplane && for t in wire pipeline rules; do $(CARGO) +nightly fuzz run $$t -- -max_total_time=$(T) -max_len=8192 || exit 1; done
+
+bench: ## What a packet costs, over 1,000,000 flows
+	$(CARGO) run --release -q -p xvs-bench -- pipeline --flows 1000000
+
 install: build ## Install xvsd and xvsadm below PREFIX=/usr/local
 	install -D -t $(DESTDIR)$(PREFIX)/sbin target/release/xvsd target/release/xvsadm
 
