@@ -10,7 +10,7 @@ PREFIX ?= /usr/local
 # xsk-rs builds, m4 for its dispatcher, and libbpf's headers for the steering program.
 BUILD := clang libelf-dev zlib1g-dev libbpf-dev m4 pkg-config
 # Needed by demo and tests, which do without where there is no root.
-LAB := iproute2 util-linux apache2-bin curl wrk iperf3 iputils-ping
+LAB := iproute2 ethtool util-linux apache2-bin curl wrk iperf3 iputils-ping
 
 present = $(shell dpkg-query -W -f '$${db:Status-Abbrev} $${Package}\n' $(1) 2>/dev/null | sed -n 's/^ii  *//p')
 missing = $(filter-out $(call present,$(1)),$(1))
@@ -48,7 +48,7 @@ doc: ## Does the documentation build, with every link?
 
 unit: ## All tests of the workspace; those in namespaces need root
 	$(CARGO) build -q --workspace --bins
-	$(CARGO) test -q --workspace --all-features
+	$(CARGO) test -q --workspace --all-features --no-fail-fast
 
 e2e: ## Only the end-to-end tests, with the 1 GB downloads and long runs
 	$(CARGO) build -q --profile quick --workspace --bins

@@ -2,7 +2,7 @@
 //!
 //! Every [`PERIOD`] the measured rate moves the average a quarter of the way, in fixed point:
 //! flows and packets scaled by 2^10, octets by 2^5. The memory is about eight seconds. The shifts
-//! round as the kernel's do (down in [`Average::step`], up in [`Average::read`]), so that
+//! round as the kernel's do (down in `Average::step`, up in `Average::read`), so that
 //! `ipvsadm --rate` shows the same numbers.
 //! Source: Linux `net/netfilter/ipvs/ip_vs_est.c`.
 

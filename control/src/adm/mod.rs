@@ -1,7 +1,7 @@
 //! `xvsadm`: ipvsadm's language, and more, to a daemon.
 //!
 //! What begins with a dash is ipvsadm's grammar, handled by [`dataplane::ipvsadm`] to the letter;
-//! what begins with a word is a verb of ours ([`verbs`]). Called by the name `ipvsadm` the program
+//! what begins with a word is a verb of ours (`verbs`). Called by the name `ipvsadm` the program
 //! is ipvsadm: no verbs, and what ipvsadm loses it loses too.
 //!
 //! Exit status: 0 done; 1 a list or a verb failed, or the daemon cannot be reached; 2 the command

@@ -1,7 +1,7 @@
 //! The configuration of the daemon: a TOML file, refused whole if anything in it is wrong.
 //!
 //! Four steps: the text is TOML; it has the fields that there are ([`file`]); their values make
-//! sense ([`check`]); and IPVS's rules take them together ([`ipvs`]). A message names the field by its path, says
+//! sense (`check`); and IPVS's rules take them together (`ipvs`). A message names the field by its path, says
 //! what is wrong and, for a misspelt name, what probably was meant.
 
 mod check;

@@ -9,7 +9,7 @@
 //! fragment to a VIP without a flow, say) reach nobody, though they count as the host's.
 //!
 //! What the kernel or a virtual peer left undone is done here, so that no interface needs its
-//! offloads switched off: VLAN tags put back, checksums finished, super-segments cut ([`gso`]).
+//! offloads switched off: VLAN tags put back, checksums finished, super-segments cut (`gso`).
 //!
 //! Sources: packet(7); Linux `net/packet/af_packet.c` (fanout, `PACKET_VNET_HDR`).
 

@@ -2,9 +2,9 @@
 //!
 //! A burst goes through in stages, so that the memory latency of one packet hides behind the
 //! others: parse and hash all, prefetching buckets; probe all, prefetching entries; then decide
-//! one after the other, top to bottom, in [`Pipeline::decide`]. Everything that is not a packet of
-//! an established flow is a step to the side: a new flow ([`open`]), an ICMP message ([`icmp`]), a
-//! fragment ([`gather`]), an answer of our own ([`answer`]).
+//! one after the other, top to bottom, in `Pipeline::decide`. Everything that is not a packet of
+//! an established flow is a step to the side: a new flow (`open`), an ICMP message (`icmp`), a
+//! fragment (`gather`), an answer of our own (`answer`).
 //!
 //! No step allocates, locks, calls the system or reads a clock. Every packet ends in one verdict.
 
