@@ -31,8 +31,17 @@ pub struct Settings {
     pub sloppy_tcp: bool,
     /// Any SCTP packet opens a flow. Default `false`.
     pub sloppy_sctp: bool,
-    /// The stricter TCP table is in force (`secure_tcp` 3). Default `false`.
-    pub secure_tcp: bool,
+    /// When TCP's stricter table is in force. Default [`Mode::OFF`].
+    pub secure_tcp: Mode,
+    /// When entries of flows that hardly live are dropped at random. Default [`Mode::OFF`].
+    pub drop_entry: Mode,
+    /// When packets that would open a flow are dropped. Default [`Mode::OFF`].
+    pub drop_packet: Mode,
+    /// Fewer free slots in the flow table than this are an emergency to the automatic modes (the
+    /// kernel counts pages of free memory). Default 1024.
+    pub amemthresh: u32,
+    /// Mode 3 of `drop_packet` drops one packet in so many; 0 drops none. Default 10.
+    pub am_droprate: u32,
     /// A real server's packet without a flow is answered by an ICMP error. Default `false`.
     pub nat_icmp_send: bool,
     /// Templates to a real server of weight 0 are ignored. Default `false`.
@@ -41,6 +50,30 @@ pub struct Settings {
     pub schedule_icmp: bool,
     /// Tunnels set DF and say "too big". Default `true`.
     pub pmtu_disc: bool,
+    /// Rates are estimated. Default `true`. Not for the packet path.
+    pub run_estimation: bool,
+}
+
+/// When a defence is in force: the kernel's numbers, 0 to 3.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mode(pub u8);
+
+impl Mode {
+    /// Never.
+    pub const OFF: Self = Self(0);
+    /// As long as room is short. 2 says the same; the kernel shows it while room is short.
+    pub const AUTO: Self = Self(1);
+    /// Always.
+    pub const ON: Self = Self(3);
+
+    /// Whether it is in force; `short`: whether room is short.
+    pub const fn in_force(self, short: bool) -> bool {
+        match self.0 {
+            0 => false,
+            1 | 2 => short,
+            _ => true,
+        }
+    }
 }
 
 impl Default for Settings {
@@ -50,11 +83,16 @@ impl Default for Settings {
             conn_reuse_mode: 1,
             sloppy_tcp: false,
             sloppy_sctp: false,
-            secure_tcp: false,
+            secure_tcp: Mode::OFF,
+            drop_entry: Mode::OFF,
+            drop_packet: Mode::OFF,
+            amemthresh: 1024,
+            am_droprate: 10,
             nat_icmp_send: false,
             expire_quiescent_template: false,
             schedule_icmp: false,
             pmtu_disc: true,
+            run_estimation: true,
         }
     }
 }

@@ -148,6 +148,10 @@ pub struct WorkStats {
     pub flows_expired: Counter,
     /// Flows refused because the table or a quota was full.
     pub flows_refused: Counter,
+    /// Flows that the drop_entry defence ended before their time.
+    pub flows_sacrificed: Counter,
+    /// 1 while fewer slots of the flow table are free than `amemthresh`, else 0.
+    pub room_short: Counter,
     /// Generation of the snapshot in force.
     pub generation: Counter,
     /// Datagrams given up because their fragments did not all come in time, or displaced by others.

@@ -86,6 +86,10 @@ pub(super) fn statistics(statistics: &v1::GetStatisticsResponse) -> String {
             out.push_str(&format!("  failed last: {}\n", worker.last_failure));
         }
     }
+    let sacrificed: u64 = statistics.workers.iter().map(|worker| worker.flows_sacrificed).sum();
+    if sacrificed > 0 {
+        out.push_str(&format!("\nFlows ended before their time by drop_entry: {sacrificed}\n"));
+    }
     let share = 100 * flow_table.used / flow_table.capacity.max(1);
     out.push_str(&format!(
         "\nFlow table: {} of {} in use ({share} %)\n",

@@ -283,8 +283,11 @@ impl State {
         (less(&now, &self.zero), self.rates.totals())
     }
 
-    /// One [`crate::estimator::PERIOD`] is over.
+    /// One [`crate::estimator::PERIOD`] is over. Without `run_estimation` rates stay as they are.
     pub fn step_rates(&mut self) {
+        if !self.director.estimates_rates() {
+            return;
+        }
         let (totals, _) = self.totals();
         self.rates.step(&self.director.services(), &totals);
     }

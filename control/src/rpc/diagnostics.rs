@@ -130,6 +130,8 @@ fn worker(
         flows_expired: work.flows_expired.get(),
         flows_refused: work.flows_refused.get(),
         answers_suppressed: work.answers_suppressed.get(),
+        flows_sacrificed: work.flows_sacrificed.get(),
+        room_short: work.room_short.get() != 0,
         last_failure: report.last_failure.clone(),
     }
 }

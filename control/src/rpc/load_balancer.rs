@@ -187,7 +187,7 @@ impl LoadBalancerService for LoadBalancer {
         &self,
         _: Request<v1::GetSettingsRequest>,
     ) -> Answer<v1::GetSettingsResponse> {
-        let settings = self.engine.lock().director.settings();
+        let settings = self.engine.lock().director.settings_shown();
         let setting = |(name, value): (&str, u32)| v1::Setting {
             name: name.into(),
             value: value.to_string(),

@@ -13,6 +13,9 @@ use crate::{clock::Tick, endpoint::Endpoints};
 /// Flows looked at in one slice: some 5 microseconds if all of them have to go.
 const BATCH: usize = 32;
 
+/// Slots that one [`TableWorker::shed`] looks at, at most.
+pub const SHED_MAX: usize = BATCH;
+
 /// Decides when flows expire, and hears of those that did.
 pub trait Expiry {
     /// The tick from which on the flow is over. May write nothing.
@@ -145,6 +148,35 @@ impl TableWorker {
             }
         }
         given_up
+    }
+
+    /// Ends those flows in `slots` that `judge` condemns, whatever their time-outs. Looks at the
+    /// first [`SHED_MAX`] of `slots` only. Returns how many flows it ended.
+    pub fn shed(
+        &self,
+        slots: impl Iterator<Item = u32>,
+        endpoints: &Endpoints,
+        mut judge: impl FnMut(&Entry) -> bool,
+        expiry: &mut impl Expiry,
+    ) -> usize {
+        let slots: ArrayVec<u32, BATCH> = slots.take(BATCH).collect();
+        for &slot in &slots {
+            super::cpu::prefetch_write(self.table.entry(slot));
+        }
+        let mut doomed: ArrayVec<(&Entry, Doomed), BATCH> = ArrayVec::new();
+        for slot in slots {
+            let Some(flow) = self.table.at(slot) else { continue };
+            if judge(flow.entry) && flow.entry.end(flow.id().generation).is_some() {
+                doomed.push((flow.entry, self.doom(flow, endpoints)));
+            }
+        }
+        let ended = doomed.len();
+        self.local.borrow_mut().counters.shed += ended as u64;
+        for (entry, doomed) in doomed {
+            self.unlink(doomed);
+            expiry.expired(entry);
+        }
+        ended
     }
 
     /// Takes the oldest from the ring and fetches their entries.

@@ -30,7 +30,7 @@ mod worker;
 pub use audit::Audit;
 pub use control::{Control, flag};
 pub use entry::{Entry, NewFlow};
-pub use expiry::{Expiry, Swept};
+pub use expiry::{Expiry, SHED_MAX, Swept};
 pub use hash::{FlowHash, HashKey, HashKind};
 pub use index::Probe;
 pub use mapping::{Pages, Region};

@@ -183,6 +183,19 @@ impl FlowTable {
         self.plan.capacity
     }
 
+    /// Workers it has places for.
+    #[must_use]
+    pub const fn workers(&self) -> usize {
+        self.plan.workers
+    }
+
+    /// The highest slot that was ever given out; slots begin with 1.
+    #[must_use]
+    pub fn highest_slot(&self) -> u32 {
+        let used = self.storage.header().used.0.load(Acquire);
+        u32::try_from(used).unwrap_or(u32::MAX)
+    }
+
     /// Flows in it, exact while no worker inserts or removes.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -345,8 +358,7 @@ impl FlowTable {
     /// The flows whose slots are `from` or greater, in the order of slots, each as it was at one
     /// moment. For control, from any thread, in portions if it likes.
     pub fn flows(&self, from: u32) -> impl Iterator<Item = FlowView> {
-        let used = self.storage.header().used.0.load(Acquire);
-        let end = u32::try_from(used).unwrap_or(u32::MAX).saturating_add(1);
+        let end = self.highest_slot().saturating_add(1);
         (from.max(1)..end).filter_map(|slot| FlowView::of(self.entry(slot), slot))
     }
 }

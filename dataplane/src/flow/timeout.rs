@@ -82,6 +82,11 @@ impl Timeouts {
         )
     }
 
+    /// Seconds for one class, 1 at least; more than [`SECONDS_MAX`] is taken as that.
+    pub fn set_class(&mut self, class: u8, seconds: u32) {
+        self.put(class, seconds.max(1));
+    }
+
     /// Stores seconds.
     fn put(&mut self, class: u8, seconds: u32) {
         self.0[usize::from(class)] = seconds.min(SECONDS_MAX) * TICKS_PER_SECOND;

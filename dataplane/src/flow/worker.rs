@@ -70,6 +70,8 @@ pub struct TableCounters {
     pub expired: u64,
     /// Half-open flows given up before their time.
     pub given_up: u64,
+    /// Flows ended by [`TableWorker::shed`].
+    pub shed: u64,
     /// Inserts refused: no slot.
     pub full: u64,
     /// Inserts refused: no room in the index.

@@ -138,7 +138,7 @@ impl Pipeline {
                 state: seen.state(),
                 flags,
                 no_output: seen.has(NO_OUTPUT),
-                secure_tcp: cx.snapshot.settings.secure_tcp,
+                secure_tcp: self.defence.secure_tcp(),
             });
             let half_open = state::is_half_open(protocol, next.state);
             let new = seen

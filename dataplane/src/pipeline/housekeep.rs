@@ -11,7 +11,7 @@ use crate::{
 const GIVEN_UP: usize = 64;
 
 /// Ends flows: knows their time-outs, and settles what they counted as.
-struct Settle<'a, 'b>(&'a Context<'b>);
+pub(super) struct Settle<'a, 'b>(pub(super) &'a Context<'b>);
 
 impl Expiry for Settle<'_, '_> {
     fn deadline(&mut self, flow: &Entry) -> Tick {
@@ -45,6 +45,7 @@ impl Pipeline {
             let mut settle = Settle(cx);
             pipeline.table.give_up_half_open(GIVEN_UP, cx.endpoints, &mut settle);
             complete = pipeline.table.sweep(now, slots, cx.endpoints, &mut settle).complete;
+            complete &= pipeline.defend(cx);
         });
         self.table.quiesce();
         complete

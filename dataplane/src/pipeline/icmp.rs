@@ -68,8 +68,15 @@ impl Pipeline {
                 cx.stats.endpoint(hop.real).count_out(octets);
                 self.reply(cx, packet, &parsed, (hop, &path))
             }
-            // UDP may be what our own GUE packets look like.
-            None => self.tunnel_error(cx, packet, &parsed),
+            None => {
+                if cx.snapshot.settings.schedule_icmp
+                    && let Some(outcome) = self.open_for_error(cx, packet, parsed)
+                {
+                    return outcome;
+                }
+                // UDP may be what our own GUE packets look like.
+                self.tunnel_error(cx, packet, &parsed)
+            }
         }
     }
 

@@ -10,6 +10,7 @@
 
 mod advance;
 mod answer;
+mod defence;
 mod gather;
 mod housekeep;
 mod icmp;
@@ -37,7 +38,7 @@ use crate::{
     wire::frame::{self, Kind, Parsed},
 };
 
-use self::{answer::Limiter, park::Parked};
+use self::{answer::Limiter, defence::Defence, park::Parked};
 
 /// Packets that go through the stages together. Measured: 16, 32 and 64 lie within 3 ns.
 const GROUP: usize = 32;
@@ -82,6 +83,8 @@ pub struct Pipeline {
     rng: Rng,
     /// Bounds our own answers.
     limiter: Limiter,
+    /// What is done against floods.
+    defence: Defence,
     /// Room for an answer that leaves in pieces.
     scratch: Box<[u8]>,
     /// Identification of the next IPv4 packet of our own.
@@ -121,6 +124,7 @@ impl Pipeline {
             resolve: parts.resolve,
             rng,
             limiter: Limiter::new(parts.answers_per_second),
+            defence: Defence::default(),
             scratch: vec![0; 1 << 16].into_boxed_slice(),
             next_id: u16::from(id),
         }
@@ -133,7 +137,10 @@ impl Pipeline {
             Some(shared) => std::mem::replace(&mut shared.snapshot, snapshot),
             None => snapshot,
         };
-        self.with(now, |pipeline, cx| pipeline.release_parked(cx));
+        self.with(now, |pipeline, cx| {
+            pipeline.defence.look(cx);
+            pipeline.release_parked(cx);
+        });
         old
     }
 

@@ -28,6 +28,20 @@ use crate::{
 /// Stands for the template of a flow that hangs on none: slot 0 is never given out.
 const NO_TEMPLATE: FlowId = FlowId { slot: 0, generation: 0 };
 
+/// The source port of active FTP's data connections. A packet from it opens no flow: with nat
+/// it belongs to one already, or it is a real server's own.
+const FTP_DATA: u16 = 20;
+
+/// What became of a packet that asked for a real server.
+enum Scheduled {
+    /// It has a flow: a new one, or another worker's that was faster.
+    Flow(FlowId, Direction),
+    /// It goes to this real server and leaves no flow (`-o`).
+    Alone(EndpointId),
+    /// There is no real server to be had.
+    Nowhere,
+}
+
 /// The port that stands for the port 0 of a service that takes every port.
 fn any_port(cx: &Context<'_>, parsed: &Parsed, virt: EndpointId) -> u16 {
     if cx.endpoints.get(virt).port() == 0 { parsed.key.destination_port } else { 0 }
@@ -62,34 +76,87 @@ impl Pipeline {
         if parsed.short && protocol != protocol::UDP {
             return Err(DropReason::ShortTransport);
         }
-        if !state::opens(protocol, parsed.flags, sloppy) {
+        if parsed.key.source_port == FTP_DATA || !state::opens(protocol, parsed.flags, sloppy) {
             return self.stray(cx, packet, &parsed);
         }
+        match self.schedule(cx, &parsed, service)? {
+            Scheduled::Flow(id, direction) => {
+                let flow = cx.table.get(id).ok_or(DropReason::TableFull)?;
+                match direction {
+                    Direction::ToReal => self.request(cx, packet, parsed, flow),
+                    Direction::ToClient => self.response(cx, packet, parsed, flow),
+                }
+            }
+            Scheduled::Alone(real) => {
+                let octets = u64::from(parsed.end - parsed.l3);
+                cx.stats.endpoint(real).count_in(octets);
+                let method = cx.endpoints.get(real).method();
+                let hop = Hop { virt: service.endpoint, real, method, longest: parsed.longest };
+                self.forward(cx, packet, &parsed, hop)
+            }
+            Scheduled::Nowhere => {
+                self.port_unreachable(cx, packet, &parsed);
+                Err(DropReason::NoRealServer)
+            }
+        }
+    }
+
+    /// An ICMP error about a packet of no flow: with `schedule_icmp` it opens the flow that the
+    /// packet would have belonged to and goes to its real server, where somebody may know more. The
+    /// kernel sends no error about an error where there is no real server.
+    pub(super) fn open_for_error(
+        &mut self,
+        cx: &Context<'_>,
+        packet: &mut Packet<'_>,
+        parsed: Met<'_>,
+    ) -> Option<Outcome> {
+        let key = parsed.key.reversed();
+        let service = cx.snapshot.find(&key)?;
+        if key.source_port == FTP_DATA {
+            return None;
+        }
+        let asked = Parsed { key, ..*parsed };
+        let hop = match self.schedule(cx, &asked, service) {
+            Ok(Scheduled::Flow(id, _)) => {
+                let flow = cx.table.get(id)?;
+                let method = method(flow.control());
+                Hop { virt: flow.virt(), real: flow.real(), method, longest: parsed.longest }
+            }
+            Ok(Scheduled::Alone(real)) => {
+                let method = cx.endpoints.get(real).method();
+                Hop { virt: service.endpoint, real, method, longest: parsed.longest }
+            }
+            Ok(Scheduled::Nowhere) => return Some(Err(DropReason::NoRealServer)),
+            Err(reason) => return Some(Err(reason)),
+        };
+        cx.stats.endpoint(hop.real).count_in(u64::from(parsed.end - parsed.l3));
+        Some(self.forward(cx, packet, &parsed, hop))
+    }
+
+    /// Finds a real server for a packet to a service and makes the flow.
+    fn schedule(
+        &mut self,
+        cx: &Context<'_>,
+        parsed: &Parsed,
+        service: &Service,
+    ) -> Result<Scheduled, DropReason> {
+        if self.defence.drops_packet() {
+            return Err(DropReason::Defence);
+        }
         let placed = match service.persistence {
-            Some(persistence) => self.place(cx, &parsed, (service, persistence))?,
-            None => self.pick(cx, &parsed, service).map(|real| (real, NO_TEMPLATE)),
+            Some(persistence) => self.place(cx, parsed, (service, persistence))?,
+            None => self.pick(cx, parsed, service).map(|real| (real, NO_TEMPLATE)),
         };
-        let Some((real, template)) = placed else {
-            self.port_unreachable(cx, packet, &parsed);
-            return Err(DropReason::NoRealServer);
-        };
-        let method = cx.endpoints.get(real).method();
-        if service.one_packet && protocol == protocol::UDP {
-            let octets = u64::from(parsed.end - parsed.l3);
+        let Some((real, template)) = placed else { return Ok(Scheduled::Nowhere) };
+        if service.one_packet && parsed.key.protocol == protocol::UDP {
             cx.stats.endpoint(real).conns.add(1);
-            cx.stats.endpoint(real).count_in(octets);
-            let hop = Hop { virt: service.endpoint, real, method, longest: parsed.longest };
-            return self.forward(cx, packet, &parsed, hop);
+            return Ok(Scheduled::Alone(real));
         }
         let (id, direction) =
-            self.create(cx, &parsed, service.endpoint, (real, template)).inspect_err(|_| {
+            self.create(cx, parsed, service.endpoint, (real, template)).inspect_err(|_| {
                 cx.stats.work.flows_refused.add(1);
             })?;
-        let flow = cx.table.get(id).ok_or(DropReason::TableFull)?;
-        match direction {
-            Direction::ToReal => self.request(cx, packet, parsed, flow),
-            Direction::ToClient => self.response(cx, packet, parsed, flow),
-        }
+        Ok(Scheduled::Flow(id, direction))
     }
 
     /// The real server of a new flow.
