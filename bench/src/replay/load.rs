@@ -10,6 +10,7 @@ use dataplane::{
     io::pcap::{
         Tape,
         capture::{Capture, CaptureError, End},
+        link::is_read,
     },
     verdict::DeviceId,
     wire::{
@@ -22,10 +23,10 @@ use dataplane::{
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) tape: Tape,
-    /// Records in the file, those of other link types included.
+    /// Records in the file.
     pub(super) records: u64,
-    /// Records that cannot become Ethernet frames, by link type.
-    pub(super) skipped: BTreeMap<u32, u64>,
+    /// Records of link types in which no IP is looked for, by link type.
+    pub(super) foreign: BTreeMap<u32, u64>,
     /// Records of which the capture holds only the start.
     pub(super) cut: u64,
     /// IPv4 header checksums that were finished: see [`finish_checksum`].
@@ -58,19 +59,20 @@ fn finish_checksum(frame: &mut [u8]) -> bool {
 /// The file cannot be read or is no capture.
 pub(super) fn load(path: &Path) -> Result<Loaded, CaptureError> {
     let capture = Capture::open(path)?;
-    let (mut tape, mut skipped) = (Tape::default(), BTreeMap::new());
+    let (mut tape, mut foreign) = (Tape::default(), BTreeMap::new());
     let mut records = capture.records();
     let (mut count, mut cut) = (0, 0);
     for record in records.by_ref() {
         count += 1;
         cut += u64::from((record.data.len() as u64) < u64::from(record.original));
-        if let Err(link) = tape.add(&record, DeviceId(0)) {
-            *skipped.entry(link).or_insert(0) += 1;
+        tape.add(&record, DeviceId(0));
+        if !is_read(record.link) {
+            *foreign.entry(record.link).or_insert(0) += 1;
         }
     }
     let end = records.end().unwrap_or(End::Whole);
     let finished = (0..tape.len()).filter(|&at| finish_checksum(tape.frame_mut(at))).count() as u64;
-    Ok(Loaded { tape, records: count, skipped, cut, finished, end })
+    Ok(Loaded { tape, records: count, foreign, cut, finished, end })
 }
 
 /// A file to be replayed.

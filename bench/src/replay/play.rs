@@ -55,7 +55,7 @@ pub(super) fn play(
         incomplete_files: u64::from(loaded.end != End::Whole),
         cut_packets: loaded.cut,
         finished_checksums: loaded.finished,
-        skipped_link_types: loaded.skipped,
+        foreign_link_types: loaded.foreign,
         ..Report::default()
     };
     let mut run = Run::new(args, given, loaded.tape, folder.is_some())?;

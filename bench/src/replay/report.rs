@@ -19,8 +19,8 @@ pub(super) struct Report {
     pub(super) cut_packets: u64,
     /// IPv4 header checksums that the capturing host had left to its hardware.
     pub(super) finished_checksums: u64,
-    /// Packets of link types that are not Ethernet and no IP, by the type's number.
-    pub(super) skipped_link_types: BTreeMap<u32, u64>,
+    /// Packets of link types in which no IP is looked for, by the type's number.
+    pub(super) foreign_link_types: BTreeMap<u32, u64>,
     /// Packets played, over all passes.
     pub(super) played: u64,
     pub(super) verdicts: Verdicts,
@@ -96,8 +96,8 @@ impl Report {
         self.incomplete_files += other.incomplete_files;
         self.cut_packets += other.cut_packets;
         self.finished_checksums += other.finished_checksums;
-        for (link, count) in other.skipped_link_types {
-            *self.skipped_link_types.entry(link).or_insert(0) += count;
+        for (link, count) in other.foreign_link_types {
+            *self.foreign_link_types.entry(link).or_insert(0) += count;
         }
         self.played += other.played;
         self.verdicts.transmitted += other.verdicts.transmitted;
@@ -129,10 +129,8 @@ impl Report {
             .iter()
             .map(|(reason, count)| format!(" {reason} {count}"))
             .collect();
-        let skipped: u64 = self.skipped_link_types.values().sum();
-        let skipped = if skipped == 0 { String::new() } else { format!(", skipped {skipped}") };
         format!(
-            "{} packets: sent {}, host {}, consumed {}, dropped{}{skipped}; {} flows",
+            "{} packets: sent {}, host {}, consumed {}, dropped{}; {} flows",
             self.packets,
             self.verdicts.transmitted,
             self.verdicts.host,
@@ -144,8 +142,11 @@ impl Report {
 
     /// All of it, for people; the last line counts files and packets.
     pub(super) fn print(&self, out: &mut dyn Write) -> std::io::Result<()> {
-        for (link, count) in &self.skipped_link_types {
-            writeln!(out, "skipped {count} packets of link type {link}")?;
+        for (link, count) in &self.foreign_link_types {
+            writeln!(
+                out,
+                "{count} packets of link type {link}, which is not read: no IP, the host's"
+            )?;
         }
         if self.cut_packets > 0 {
             writeln!(out, "{} packets are cut in the capture", self.cut_packets)?;
@@ -194,7 +195,7 @@ impl Report {
             "time {ns_per_packet:.0} ns per packet; bursts of {packets_per_burst:.1} packets: p50 {burst_ns_p50} ns, p99 {burst_ns_p99} ns"
         )?;
         if self.others > 0 {
-            writeln!(out, "{} files are no captures", self.others)?;
+            writeln!(out, "files that are no captures: {}", self.others)?;
         }
         writeln!(out, "{} files, {} packets", self.files, self.packets)
     }
