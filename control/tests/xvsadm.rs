@@ -183,24 +183,25 @@ fn rules_are_saved_restored_and_applied() {
                  --tun-csum\n";
     fs::write(daemon.folder.path().join("rules"), rules).unwrap();
     daemon.run("xvsadm -R < rules");
-    assert_eq!(daemon.run("xvsadm -Sn"), rules);
+    assert_eq!(daemon.run("xvsadm --full -Sn"), rules);
     assert!(!daemon.run("ipvsadm -Sn").contains("-x"), "ipvsadm does not save thresholds");
+    assert_eq!(daemon.run("xvsadm -S -n"), daemon.run("ipvsadm -Sn"));
     assert_eq!(daemon.run("xvsadm --compat -S -n"), daemon.run("ipvsadm -Sn"));
 
     let changed = rules.replace("-w 3", "-w 7");
     fs::write(daemon.folder.path().join("changed"), &changed).unwrap();
     let plan = daemon.run("xvsadm apply -f changed --plan");
     assert!(plan.starts_with("~ ") && plan.contains("1 change planned"), "{plan}");
-    assert_eq!(daemon.run("xvsadm -Sn"), rules);
+    assert_eq!(daemon.run("xvsadm --full -Sn"), rules);
     let applied = daemon.run("xvsadm apply --file changed");
     assert!(applied.contains("1 change applied"), "{applied}");
-    assert_eq!(daemon.run("xvsadm -Sn"), changed);
+    assert_eq!(daemon.run("xvsadm --full -Sn"), changed);
     let again = daemon.run("xvsadm apply -f - < changed");
     assert!(again.starts_with("0 changes applied"), "{again}");
 
     let refused = daemon.shell("xvsadm apply -f rules --expect 999999");
     assert_eq!(refused.status.code(), Some(255));
-    assert_eq!(daemon.run("xvsadm -Sn"), changed);
+    assert_eq!(daemon.run("xvsadm --full -Sn"), changed);
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn bash(verbs: &str, options: &str) -> String {
     if [[ $COMP_CWORD -eq 1 && $word != -* ]]; then
         COMPREPLY=($(compgen -W "{verbs}" -- "$word"))
     else
-        COMPREPLY=($(compgen -W "--server --compat {options}" -- "$word"))
+        COMPREPLY=($(compgen -W "--server --compat --full {options}" -- "$word"))
     fi
 }}
 complete -F _xvsadm xvsadm

@@ -43,7 +43,7 @@ const FAILED: u8 = 1;
 struct Globals {
     /// `--server`.
     server: Option<String>,
-    /// `--compat`.
+    /// `--compat`, `--full`.
     dialect: Dialect,
 }
 
@@ -126,6 +126,8 @@ fn globals<'w, 'a>(
     while let [first, rest @ ..] = words {
         if *first == "--compat" {
             (globals.dialect, words) = (Dialect::Ipvsadm, rest);
+        } else if *first == "--full" {
+            (globals.dialect, words) = (Dialect::Full, rest);
         } else if *first == "--server" {
             let [server, rest @ ..] = rest else {
                 return Err("--server: missing argument".to_owned());
@@ -150,6 +152,7 @@ mod tests {
 
     #[test]
     fn our_own_options_stand_before_the_command() {
+        assert_eq!(globals("xvsadm", &["--full", "-S"]).unwrap().0.dialect, Dialect::Full);
         let words = ["--server", "unix:/a", "--compat", "-L", "--server", "x"];
         let (read, rest) = globals("xvsadm", &words).unwrap();
         assert_eq!(read.server.as_deref(), Some("unix:/a"));

@@ -162,14 +162,16 @@ pub struct Usage {
     pub exit: u8,
 }
 
-/// Whose rules are written where ipvsadm's own lose something.
+/// Whose rules are written where ipvsadm's own lose something, and whose exit status `-R` has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dialect {
-    /// All that was asked for: thresholds (`-x`, `-y`) are saved too, marks above 2147483647 are
-    /// written so that they can be read again, and real servers on the box itself are `--local`,
-    /// the one option that ipvsadm does not know.
+    /// As ipvsadm writes it, but that what ipvsadm has no words for is written in ours (`--local`);
+    /// a `-R` in which a line failed fails.
     #[default]
     Xvs,
-    /// As ipvsadm writes it, losses included.
+    /// The same, and nothing that was asked for is lost: thresholds (`-x`, `-y`) are saved too,
+    /// marks above 2147483647 are written as they were given and not as negative numbers.
+    Full,
+    /// As ipvsadm, losses and exit status included.
     Ipvsadm,
 }

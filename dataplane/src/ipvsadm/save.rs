@@ -38,9 +38,9 @@ fn key(key: &ServiceKey, dialect: Dialect, names: &dyn Names) -> (String, u8) {
     match *key {
         ServiceKey::Mark { mark, family } => {
             let mark = match dialect {
-                Dialect::Xvs => mark.to_string(),
+                Dialect::Full => mark.to_string(),
                 // What ipvsadm itself refuses to read again.
-                Dialect::Ipvsadm => mark.cast_signed().to_string(),
+                Dialect::Xvs | Dialect::Ipvsadm => mark.cast_signed().to_string(),
             };
             (format!("-f {mark}{}", if family == Family::V6 { " -6" } else { "" }), 6)
         }
@@ -80,7 +80,7 @@ fn service_rule(key: &str, spec: &ServiceSpec) -> String {
 fn real_options(spec: &RealSpec, dialect: Dialect) -> String {
     let method = match spec.method {
         Method::Nat | Method::FullNat => "-m",
-        Method::Local if dialect == Dialect::Xvs => "--local",
+        Method::Local if dialect != Dialect::Ipvsadm => "--local",
         Method::Dr | Method::Local => "-g",
         Method::Ipip | Method::Gue | Method::Gre => "-i",
     };
@@ -99,7 +99,7 @@ fn real_options(spec: &RealSpec, dialect: Dialect) -> String {
         Method::Gre => out.push_str(&format!(" --tun-type gre {checksum}")),
         _ => {}
     }
-    if dialect == Dialect::Xvs {
+    if dialect == Dialect::Full {
         for (option, threshold) in [("-x", spec.upper), ("-y", spec.lower)] {
             if threshold != 0 {
                 out.push_str(&format!(" {option} {threshold}"));

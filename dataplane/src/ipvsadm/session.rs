@@ -3,6 +3,8 @@
 //! The services are somebody else's ([`Backend`]): a director in this process, or a daemon at the
 //! other end of a socket. Standard streams are the caller's too.
 
+use std::borrow::Cow;
+
 use super::{
     command::{Command, Dialect, ListOptions, Listed},
     flows::{list_flows, list_flows_title},
@@ -11,7 +13,7 @@ use super::{
     names::Names,
     parse::{parse, try_help},
     refusal::{Refusal, refusal},
-    rules::words,
+    rules::{unsigned_marks, words},
     save::save,
 };
 use crate::director::spec::{DirectorError, FlowInfo, ServiceInfo, ServiceKey, TimeoutSpec};
@@ -120,7 +122,7 @@ impl Session<'_> {
     ///
     /// ipvsadm stops a `-R` at the first line that is no command, but goes on after one that the
     /// kernel refuses and exits with the status of the last line; so a failure in the middle goes
-    /// unseen. In [`Dialect::Xvs`] the status is then that of the first line that failed.
+    /// unseen. But in [`Dialect::Ipvsadm`] the status is that of the first line that failed.
     pub fn run(&mut self, words: &[&str], input: &mut dyn Iterator<Item = String>) -> u8 {
         match parse(self.program, words, self.names) {
             Ok(Command::Restore) => self.restore(input),
@@ -137,6 +139,10 @@ impl Session<'_> {
     fn restore(&mut self, input: &mut dyn Iterator<Item = String>) -> u8 {
         let (mut last, mut first_failure) = (0, 0);
         for line in input {
+            let line = match self.dialect {
+                Dialect::Ipvsadm => Cow::Borrowed(line.as_str()),
+                Dialect::Xvs | Dialect::Full => unsigned_marks(&line),
+            };
             let words = words(&line);
             if words.is_empty() {
                 continue;
@@ -160,7 +166,7 @@ impl Session<'_> {
                 first_failure = last;
             }
         }
-        if self.dialect == Dialect::Xvs { first_failure } else { last }
+        if self.dialect == Dialect::Ipvsadm { last } else { first_failure }
     }
 
     fn execute(&mut self, command: &Command) -> Next {

@@ -1,6 +1,6 @@
 //! Where xvs says more than ipvsadm, and the switch back.
 
-use xvs_dataplane::ipvsadm::Dialect::{self, Ipvsadm, Xvs};
+use xvs_dataplane::ipvsadm::Dialect::{self, Full, Ipvsadm, Xvs};
 
 use crate::{
     golden::{run, run_as},
@@ -17,7 +17,7 @@ const RULES: &str = "printf -- '\
 fn nothing_that_was_asked_for_is_lost_when_rules_are_saved() {
     let mut model = Model::new();
     assert_eq!(run(RULES, &mut model).status, 0);
-    let saved = run_as(Xvs, "ipvsadm -Sn", &mut model).out;
+    let saved = run_as(Full, "ipvsadm -Sn", &mut model).out;
     assert_eq!(
         saved,
         "-A -f 4294967295 -s rr\n\
@@ -38,6 +38,10 @@ fn nothing_that_was_asked_for_is_lost_when_rules_are_saved() {
 fn ipvsadm_forgets_thresholds_and_writes_large_marks_as_negative_numbers() {
     let mut model = Model::new();
     run(RULES, &mut model);
+    assert_eq!(
+        run_as(Xvs, "ipvsadm -Sn", &mut model).out,
+        run_as(Ipvsadm, "ipvsadm -Sn", &mut model).out,
+    );
     assert_eq!(
         run("ipvsadm -Sn", &mut model).out,
         "-A -f -1 -s rr\n\

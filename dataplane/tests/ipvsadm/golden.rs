@@ -91,7 +91,7 @@ fn ipvsadm(dialect: Dialect, command: &str, input: &str, backend: &mut dyn Backe
 }
 
 /// The names that the recorded system knew.
-struct Recorded;
+pub(crate) struct Recorded;
 
 impl Recorded {
     const SERVICES: &[(&str, u16, &[u8])] =

@@ -124,7 +124,7 @@ proptest! {
     fn saved_rules_make_the_same_services(services in prop::collection::vec(info(), 0..6)) {
         let mut services = ordered(services);
         services.dedup_by_key(|service| service.spec.key);
-        let rules = save(&services, true, Dialect::Xvs, &Numeric);
+        let rules = save(&services, true, Dialect::Full, &Numeric);
         let mut model = Model::new();
         for rule in parse_rules(&rules, &Numeric).unwrap() {
             model.change(&rule.command).unwrap();
