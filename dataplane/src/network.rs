@@ -58,4 +58,7 @@ pub struct Network {
     pub routes: Vec<Route>,
     /// Neighbours on them whose link address is known and valid.
     pub neighbours: Vec<Neighbour>,
+    /// Prefixes whose addresses are the host's own, on whatever interface: a real server there is
+    /// on the box itself.
+    pub local: Vec<(Addr, u8)>,
 }

@@ -49,6 +49,15 @@ impl Path {
         routed: false,
         resolved: false,
     };
+
+    /// The way to a real server on the box itself: no route leads there.
+    pub const HOST: Self = Self { device: DeviceId::HOST, mtu: u16::MAX, ..Self::NONE };
+
+    /// Whether it leads into the host's own stack.
+    #[inline]
+    pub fn is_host(&self) -> bool {
+        self.device == DeviceId::HOST
+    }
 }
 
 /// One route, ready to be matched.
@@ -75,6 +84,8 @@ pub struct Routes {
     paths: Vec<Path>,
     /// The number of the path to a neighbour on the link.
     neighbours: HashMap<(DeviceId, Addr), u32>,
+    /// Bits and mask of the prefixes that are the host's own.
+    local: Vec<(u128, u128)>,
 }
 
 impl Default for Routes {
@@ -125,7 +136,12 @@ impl Routes {
             let path = Path { destination: n.mac, next_hop: n.addr, resolved: true, ..entry.path };
             neighbours.insert((n.device, n.addr), number(path));
         }
-        Self { generation: generation.max(1), entries, paths, neighbours }
+        let own = |&(addr, length): &(Addr, u8)| {
+            let mask = mask(addr, length);
+            (addr.bits() & mask, mask)
+        };
+        let local = network.local.iter().map(own).collect();
+        Self { generation: generation.max(1), entries, paths, neighbours, local }
     }
 
     /// The path with this number; [`Path::NONE`] for one out of range.
@@ -154,6 +170,12 @@ impl Routes {
     /// The path to `to`.
     pub fn path(&self, to: Addr) -> Path {
         self.find(to).1
+    }
+
+    /// The path to a real server: [`Path::HOST`] if its address is the host's own.
+    pub fn real_path(&self, to: Addr) -> Path {
+        let local = self.local.iter().any(|&(bits, mask)| to.bits() & mask == bits);
+        if local { Path::HOST } else { self.path(to) }
     }
 }
 
@@ -247,6 +269,7 @@ mod tests {
                     mac: [2, 0, 0, 0, 2, 11],
                 },
             ],
+            local: vec![(addr("10.1.0.1"), 32), (addr("127.0.0.0"), 8)],
         }
     }
 
@@ -265,6 +288,16 @@ mod tests {
         let path = routes.path(addr("192.0.2.1"));
         assert_eq!(path.next_hop, addr("10.1.0.254"));
         assert_eq!(path.destination, [2, 0, 0, 0, 0, 0xfe]);
+    }
+
+    #[test]
+    fn a_real_server_at_an_address_of_the_host_is_on_the_box() {
+        let routes = Routes::new(&network(), 1);
+        for own in ["10.1.0.1", "127.0.0.1"] {
+            assert_eq!(routes.real_path(addr(own)), Path::HOST);
+        }
+        assert_eq!(routes.real_path(addr("10.2.0.11")), routes.path(addr("10.2.0.11")));
+        assert!(!routes.path(addr("10.1.0.1")).is_host(), "a client there is reached by its route");
     }
 
     #[test]

@@ -16,8 +16,8 @@ use crate::{
     verdict::{DeviceId, DropReason, Verdict},
 };
 
-/// Devices a worker can have: an interface's number fits below this.
-pub const DEVICES: usize = 16;
+/// Devices a worker can have: an interface's number fits below 16, [`DeviceId::HOST`] comes last.
+pub const DEVICES: usize = DeviceId::HOST.0 as usize + 1;
 
 /// A counter with one writer.
 #[derive(Debug, Default)]

@@ -5,6 +5,11 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeviceId(pub u8);
 
+impl DeviceId {
+    /// The host's own stack, where a real server on the box itself lives: behind all interfaces.
+    pub const HOST: Self = Self(16);
+}
+
 /// What becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {

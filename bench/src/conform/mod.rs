@@ -8,6 +8,7 @@
 mod frames;
 mod host;
 mod listing;
+mod local;
 mod mask;
 mod network;
 mod packet;

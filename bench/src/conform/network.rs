@@ -60,7 +60,17 @@ pub(super) fn network(mtus: [u16; 2]) -> Network {
             neighbours.push(Neighbour { device: BACKEND, addr: addr.into(), mac });
         }
     }
-    Network { interfaces, routes, neighbours }
+    Network { interfaces, routes, neighbours, local: local() }
+}
+
+/// What [`is_local`] says of single addresses, and the loopback networks.
+fn local() -> Vec<(Addr, u8)> {
+    let v4 = [[10, 1, 0, 1], [10, 2, 0, 1]].into_iter().chain((1..=4).map(|n| [10, 0, 0, n]));
+    let v6 = [[0xfd01, 1], [0xfd02, 1]].into_iter().chain((1..=4).map(|n| [0xfd00, n]));
+    let v4 = v4.map(|octets| (Ipv4Addr::from(octets).into(), 32));
+    let v6 = v6.map(|[net, host]| (Ipv6Addr::new(net, 0, 0, 0, 0, 0, 0, host).into(), 128));
+    let loopback = [(Ipv4Addr::new(127, 0, 0, 0).into(), 8), (Ipv6Addr::LOCALHOST.into(), 128)];
+    v4.chain(v6).chain(loopback).collect()
 }
 
 fn route(prefix: (Addr, u8), device: DeviceId, gateway: Option<Addr>) -> Route {

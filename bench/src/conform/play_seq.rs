@@ -104,7 +104,7 @@ impl Player {
         }
         // The host's stack refuses what has no listener, and says nothing about the rest.
         let hosts = if udp { ["icmp 3/3", "icmp6 1/4", "-"] } else { ["rst", "rst", "-"] };
-        if reaction.host && hosts.contains(&expected) {
+        if !reaction.host.is_empty() && hosts.contains(&expected) {
             self.host += 1;
             return Ok(());
         }

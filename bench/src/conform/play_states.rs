@@ -108,7 +108,7 @@ impl Player<'_> {
     /// Whether the recorded packets are the answers of the host's stack, to which we gave this one:
     /// a reset or an ICMP error from the VIP, or a real server's packet routed as it was.
     fn is_hosts(&self, frame: &[u8], step: &Step, reaction: &Reaction) -> bool {
-        if !reaction.host || !reaction.sent.is_empty() {
+        if reaction.host.is_empty() || !reaction.sent.is_empty() {
             return false;
         }
         let routed = told(false, frame);

@@ -3,7 +3,7 @@
 use dataplane::{director::SETTINGS, verdict::DeviceId};
 
 use super::{
-    host, listing,
+    host, listing, local,
     mask::{self, Seen},
     network::BACKEND,
     packet::summary,
@@ -117,7 +117,10 @@ impl Player {
         expected: &[Frame],
         reaction: &Reaction,
     ) -> Result<(), Difference> {
-        if reaction.host && reaction.sent.is_empty() {
+        if let Some(local) = reaction.local() {
+            return self.local(local, expected);
+        }
+        if !reaction.host.is_empty() && reaction.sent.is_empty() {
             let (world, seen) = (&self.world, &expected);
             let hosts = seen.iter().all(|(device, frame)| {
                 host::answered(&input.1, frame, *device == input.0, |addr| world.is_local(addr))
@@ -135,6 +138,30 @@ impl Player {
             for at in 0..theirs.len().max(ours.len()) {
                 let pair = (theirs.get(at), ours.get(at));
                 self.packet(input, pair, device, reaction)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A packet was for a real server on the director itself: the recording shows what the host's
+    /// stack answered, as it left. It comes back to us as the stack sent it, and what then leaves
+    /// (nothing, where the answer needs no translation and has left by itself) is compared.
+    fn local(&mut self, given: &[u8], expected: &[Frame]) -> Result<(), Difference> {
+        self.host += 1;
+        for (device, theirs) in expected {
+            let told = || format!("the host's answer {}", summary(theirs));
+            let Some(raw) = local::as_sent(given, theirs) else {
+                return Err((told(), "an answer that is none to what the host was given".into()));
+            };
+            let translated = raw != *theirs;
+            let reaction = self.world.inject(DeviceId::HOST, &raw);
+            match (translated, reaction.sent.as_slice()) {
+                (false, []) => {}
+                (true, [(out, ours)]) if out == device => {
+                    mask::compare(None, theirs, ours, &mut self.seen)
+                        .map_err(|why| (told(), format!("{}: {why}", summary(ours))))?;
+                }
+                _ => return Err((told(), reaction.outcome())),
             }
         }
         Ok(())

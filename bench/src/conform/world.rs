@@ -77,15 +77,22 @@ impl Printed {
 pub(super) struct Reaction {
     /// What left, in order.
     pub(super) sent: Vec<(DeviceId, Vec<u8>)>,
-    /// Whether the host got it.
-    pub(super) host: bool,
+    /// What the host got, in order.
+    pub(super) host: Vec<Vec<u8>>,
     verdict: Option<Verdict>,
 }
 
 impl Reaction {
+    /// What a real server on the director itself was given: rewritten where the method is nat.
+    pub(super) fn local(&self) -> Option<&[u8]> {
+        let local = self.verdict == Some(Verdict::Tx(DeviceId::HOST));
+        self.host.last().filter(|_| local).map(Vec::as_slice)
+    }
+
     /// The packet's verdict in words.
     pub(super) fn outcome(&self) -> String {
         match self.verdict {
+            Some(Verdict::Tx(DeviceId::HOST)) => "given to a real server of the host".to_owned(),
             Some(Verdict::Tx(_)) => "forwarded".to_owned(),
             Some(Verdict::Host) => "given to the host".to_owned(),
             Some(Verdict::Consumed) if self.sent.is_empty() => "consumed, no answer".to_owned(),
@@ -129,17 +136,21 @@ impl World {
         let worker = &mut self.lb.workers[0];
         worker.io_mut().push(device, frame);
         worker.turn().expect("links in memory do not fail");
-        let (mut sent, mut host) = (Vec::new(), false);
+        let (mut sent, mut host) = (Vec::new(), Vec::new());
         for device in [DeviceId(0), DeviceId(1)] {
             while let Some(frame) = worker.io_mut().take(device) {
                 sent.push((device, frame));
             }
         }
-        while worker.io_mut().take_host().is_some() {
-            host = true;
+        while let Some((_, frame)) = worker.io_mut().take_host() {
+            host.push(frame);
         }
         let after = self.settled(device);
         let verdict = after.iter().zip(&before).find(|(a, b)| a.1 != b.1).map(|(a, _)| a.0);
+        let verdict = match verdict {
+            Some(Verdict::Tx(_)) if !host.is_empty() => Some(Verdict::Tx(DeviceId::HOST)),
+            other => other,
+        };
         Reaction { sent, host, verdict }
     }
 

@@ -227,6 +227,7 @@ fn network() -> Network {
             route((0, 0), CLIENT, Some(gateway)),
         ],
         neighbours,
+        ..Network::default()
     }
 }
 

@@ -165,7 +165,7 @@ impl Map {
             neighbours.push(Neighbour { device: BACKEND, addr, mac: [6, 0, a, b, c, d] });
         }
         let interfaces = vec![interface(CLIENT), interface(BACKEND)];
-        Network { interfaces, routes, neighbours }
+        Network { interfaces, routes, neighbours, ..Network::default() }
     }
 }
 

@@ -142,7 +142,9 @@ impl Follower {
             NetlinkPayload::InnerMessage(message) => match message {
                 M::NewLink(_) | M::DelLink(_) => Stale::Everything,
                 M::NewAddress(_) | M::DelAddress(_) => Stale::Addresses,
-                M::NewRoute(route) | M::DelRoute(route) if view::is_main_unicast(route) => {
+                M::NewRoute(route) | M::DelRoute(route)
+                    if view::is_main_unicast(route) || view::local(route).is_some() =>
+                {
                     Stale::Routes
                 }
                 M::NewNeighbour(neighbour) | M::DelNeighbour(neighbour)

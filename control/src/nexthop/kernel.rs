@@ -37,6 +37,7 @@ pub(super) enum Stale {
 pub(super) struct Picture {
     interfaces: Vec<Interface>,
     routes: Vec<Route>,
+    local: Vec<(Addr, u8)>,
     pub(super) neighbours: BTreeMap<Hop, Entry>,
 }
 
@@ -51,6 +52,7 @@ impl Picture {
             interfaces: self.interfaces.clone(),
             routes: self.routes.clone(),
             neighbours: neighbours.collect(),
+            local: self.local.clone(),
         }
     }
 
@@ -78,7 +80,7 @@ impl Picture {
             self.read_addresses(handle).await.map_err(reading("addresses"))?;
         }
         if stale >= Stale::Routes {
-            self.routes = self.routes(handle).await.map_err(reading("routes"))?;
+            self.read_routes(handle).await.map_err(reading("routes"))?;
         }
         self.neighbours = self.neighbours(handle).await.map_err(reading("neighbours"))?;
         Ok(())
@@ -100,17 +102,19 @@ impl Picture {
         Ok(())
     }
 
-    async fn routes(&self, handle: &Handle) -> Result<Vec<Route>, Error> {
-        let mut routes = Vec::new();
+    async fn read_routes(&mut self, handle: &Handle) -> Result<(), Error> {
+        let (mut routes, mut local) = (Vec::new(), Vec::new());
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut all = RouteMessage::default();
             all.header.address_family = family;
             let mut stream = std::pin::pin!(handle.route().get(all).execute());
             while let Some(message) = stream.try_next().await? {
                 routes.extend(view::route(&message, |index| self.device(index)));
+                local.extend(view::local(&message));
             }
         }
-        Ok(routes)
+        (self.routes, self.local) = (routes, local);
+        Ok(())
     }
 
     async fn neighbours(&self, handle: &Handle) -> Result<BTreeMap<Hop, Entry>, Error> {

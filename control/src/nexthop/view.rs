@@ -104,6 +104,19 @@ pub(super) fn is_main_unicast(message: &RouteMessage) -> bool {
         && !header.flags.contains(RouteFlags::Cloned)
 }
 
+/// The prefix of a route into the host's own stack, in whatever table: its addresses are the
+/// host's own.
+pub(super) fn local(message: &RouteMessage) -> Option<(Addr, u8)> {
+    if message.header.kind != RouteType::Local {
+        return None;
+    }
+    let destination = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(address) => addr(address),
+        _ => None,
+    });
+    Some((destination?, message.header.destination_prefix_length))
+}
+
 /// A unicast route of the main table, if it leaves through one of ours. Of several next hops the
 /// first that is ours and alive counts: the kernel would spread flows, we take one path.
 /// Routes that need an encapsulation (MPLS, SRv6) are not ours.
@@ -285,6 +298,16 @@ mod tests {
         for message in [mpls, dead, tos, cached, other_table] {
             assert_eq!(route(&message, ours), None, "{message:?}");
         }
+    }
+
+    #[test]
+    fn a_local_route_names_addresses_of_the_host() {
+        let mut message = message(vec![RouteAttribute::Oif(1)]);
+        assert_eq!(local(&message), None);
+        message.header.kind = RouteType::Local;
+        message.attributes.push(RouteAttribute::Table(255));
+        assert_eq!(local(&message), Some((Addr::v4(0xc000_0200), 24)));
+        assert_eq!(route(&message, ours), None, "it leads nowhere else");
     }
 
     #[test]

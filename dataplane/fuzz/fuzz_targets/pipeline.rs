@@ -225,6 +225,7 @@ fn network() -> Network {
             neighbour(1, "10.2.0.11", [2, 0, 0, 0, 2, 0x0b]),
             neighbour(1, "fd02::11", [2, 0, 0, 0, 2, 0x0b]),
         ],
+        ..Network::default()
     }
 }
 

@@ -92,7 +92,7 @@ impl Director {
 
     /// The next hops that must stay resolved: those of real servers, and every gateway.
     pub fn wanted_next_hops(&self) -> HashSet<(DeviceId, Addr)> {
-        let reals = self.real_endpoints().map(|(_, addr)| self.routes.path(addr));
+        let reals = self.real_endpoints().map(|(_, addr)| self.routes.real_path(addr));
         let gateways = self.network.routes.iter().filter_map(|r| Some((r.device, r.gateway?)));
         let reals = reals.filter(|path| path.routed).map(|path| (path.device, path.next_hop));
         reals.chain(gateways).collect()
@@ -102,7 +102,10 @@ impl Director {
     pub fn unreachable_reals(&self) -> Vec<Addr> {
         let reals = self.services.iter().flat_map(|service| &service.reals);
         let mut lost: Vec<_> = reals
-            .filter(|real| !self.routes.path(real.spec.addr).routed)
+            .filter(|real| {
+                let path = self.routes.real_path(real.spec.addr);
+                !path.routed && !path.is_host()
+            })
             .map(|real| real.spec.addr)
             .collect();
         lost.sort_unstable();

@@ -172,7 +172,7 @@ impl Director {
         if self.paths.len() <= at {
             self.paths.resize(at + 1, Path::NONE);
         }
-        self.paths[at] = self.routes.path(addr);
+        self.paths[at] = self.routes.real_path(addr);
     }
 
     /// Every real server that flows may name: the present ones and those in the trash.

@@ -132,6 +132,38 @@ pub fn decrement_ttl(packet: &mut Packet<'_>, parsed: &Parsed) {
     }
 }
 
+/// Adds one to the time to live or hop limit, unless it is the greatest there is.
+pub fn increment_ttl(packet: &mut Packet<'_>, parsed: &Parsed) {
+    if parsed.ttl == u8::MAX {
+        return;
+    }
+    match parsed.family {
+        Family::V4 => {
+            if let Ok(header) = chunk(packet.bytes_mut(), parsed.l3) {
+                ipv4::increment_ttl(header);
+            }
+        }
+        Family::V6 => {
+            if let Ok(header) = chunk(packet.bytes_mut(), parsed.l3) {
+                ipv6::increment_hop_limit(header);
+            }
+        }
+    }
+}
+
+/// Sends a packet on as it is: only its link header becomes that of `path`.
+///
+/// # Errors
+///
+/// There is no room for the link header.
+pub fn relink(
+    packet: &mut Packet<'_>,
+    parsed: &Parsed,
+    path: &Path,
+) -> Result<(), DropReason> {
+    link::replace(packet, parsed.l3, path, parsed.ethertype)
+}
+
 /// Offset of the checksum in the transport header; `None` if incremental sums do not apply.
 #[expect(clippy::cast_possible_truncation, reason = "offsets in a header")]
 const fn checksum_at(protocol: u8) -> Option<u16> {

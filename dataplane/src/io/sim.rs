@@ -1,7 +1,8 @@
 //! Simulated links: queues of frames in memory, for tests and simulations.
 //!
 //! A test pushes frames into a device, lets the worker take a turn, and takes out what left each
-//! device and what went to the host. Nothing here depends on time or chance: the same pushes give
+//! device and what went to the host; what the host's stack sends is pushed into
+//! [`DeviceId::HOST`]. Nothing here depends on time or chance: the same pushes give
 //! the same frames in the same order. Once a buffer has been in use it is used again, so a run
 //! whose queues were warmed up allocates nothing in [`Io::burst`].
 
@@ -61,6 +62,8 @@ pub struct SimIo {
     turn: usize,
     /// Frames handed to the host, with the device they came in by.
     host: VecDeque<(DeviceId, Buffer)>,
+    /// Frames that the host's stack sends, oldest first.
+    from_host: VecDeque<Buffer>,
     /// Buffers to use again.
     spare: Vec<Buffer>,
     /// The burst in hand; empty between bursts.
@@ -88,6 +91,7 @@ impl SimIo {
             links: mtus.iter().map(link).collect(),
             turn: 0,
             host: VecDeque::with_capacity(capacity),
+            from_host: VecDeque::with_capacity(capacity),
             spare: Vec::new(),
             burst: Vec::with_capacity(BURST),
             capacity,
@@ -97,15 +101,17 @@ impl SimIo {
     /// Puts a frame where the worker will receive it; `false` if the device's queue is full or
     /// there is no such device.
     pub fn push(&mut self, device: DeviceId, frame: &[u8]) -> bool {
-        let Some(link) = self.links.get_mut(usize::from(device.0)) else {
-            return false;
+        let received = match self.links.get_mut(usize::from(device.0)) {
+            Some(link) => &mut link.received,
+            None if device == DeviceId::HOST => &mut self.from_host,
+            None => return false,
         };
-        if link.received.len() == self.capacity {
+        if received.len() == self.capacity {
             return false;
         }
         let mut buffer = self.spare.pop().unwrap_or_default();
         buffer.fill(frame);
-        link.received.push_back(buffer);
+        received.push_back(buffer);
         true
     }
 
@@ -142,12 +148,18 @@ impl SimIo {
                 return device_id(place);
             }
         }
+        if !self.from_host.is_empty() {
+            let count = self.from_host.len().min(BURST);
+            self.burst.extend(self.from_host.drain(..count));
+            return DeviceId::HOST;
+        }
         DeviceId::default()
     }
 
     /// Carries `verdict` out and returns what became of the frame.
     fn settle(&mut self, device: DeviceId, buffer: Buffer, verdict: Verdict) -> Verdict {
         let refused = match verdict {
+            Verdict::Tx(DeviceId::HOST) => self.hand_over(device, buffer),
             Verdict::Tx(egress) => self.transmit(egress, buffer),
             Verdict::Host => self.hand_over(device, buffer),
             Verdict::Consumed | Verdict::Drop(_) => {
@@ -224,6 +236,9 @@ impl Io for SimIo {
     }
 
     fn send(&mut self, device: DeviceId, frame: &[u8]) -> bool {
+        if device == DeviceId::HOST {
+            return self.to_host(device, frame);
+        }
         let buffer = self.copy(frame);
         match self.transmit(device, buffer) {
             None => true,

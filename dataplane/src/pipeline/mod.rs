@@ -14,6 +14,7 @@ mod defence;
 mod gather;
 mod housekeep;
 mod icmp;
+mod local;
 mod open;
 mod park;
 mod send;
@@ -162,6 +163,13 @@ impl Pipeline {
     /// Decides about a burst: sets every packet's verdict and rewrites what is sent on.
     pub fn process(&mut self, burst: &mut [Packet<'_>], now: Tick) {
         self.with(now, |pipeline, cx| {
+            if burst.first().is_some_and(|packet| packet.device == DeviceId::HOST) {
+                for packet in burst {
+                    let verdict = pipeline.from_host(cx, packet);
+                    packet.verdict = verdict.unwrap_or_else(Verdict::Drop);
+                }
+                return;
+            }
             if cx.snapshot.services.is_empty() {
                 // As the kernel, which takes its hooks out with the last service.
                 burst.iter_mut().for_each(|packet| packet.verdict = Verdict::Host);

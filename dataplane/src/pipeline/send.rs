@@ -51,11 +51,8 @@ impl Pipeline {
     ) -> Outcome {
         let real = cx.endpoints.get(hop.real);
         let path = cx.snapshot.path(hop.real);
-        if hop.method == Method::Local {
-            return Ok(Verdict::Host);
-        }
-        if !path.routed {
-            return Err(DropReason::NoRoute);
+        if !path.routed || hop.method == Method::Local {
+            return self.unrouted(cx, packet, parsed, hop);
         }
         if parsed.ttl <= 1 {
             self.time_exceeded(cx, packet, parsed, Some(hop));

@@ -186,6 +186,12 @@ pub fn decrement_ttl(header: &mut [u8; LEN]) {
     change_checksum(header, !0x0100);
 }
 
+/// Adds one to the time to live, which must not be 255.
+pub fn increment_ttl(header: &mut [u8; LEN]) {
+    header[8] = header[8].wrapping_add(1);
+    change_checksum(header, 0x0100);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,7 +229,8 @@ mod tests {
     fn changes_in_place_give_what_would_have_been_written() {
         for ttl in 1..=255 {
             let mut changed = [0; LEN];
-            Header { ttl, ..header() }.emit(&mut changed);
+            Header { ttl: ttl - 1, ..header() }.emit(&mut changed);
+            increment_ttl(&mut changed);
             decrement_ttl(&mut changed);
             set_source(&mut changed, Ipv4Addr::new(192, 0, 2, 255).into());
             set_destination(&mut changed, Ipv4Addr::new(10, 0, 0, 1).into());

@@ -117,6 +117,11 @@ pub const fn decrement_hop_limit(header: &mut [u8; LEN]) {
     header[7] = header[7].wrapping_sub(1);
 }
 
+/// Adds one to the hop limit, which must not be 255.
+pub const fn increment_hop_limit(header: &mut [u8; LEN]) {
+    header[7] = header[7].wrapping_add(1);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

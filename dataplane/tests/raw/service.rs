@@ -94,6 +94,7 @@ impl Plan {
             interfaces: vec![interface(FIRST, "l0", LEFT, 1), interface(SECOND, "l1", RIGHT, 2)],
             routes: vec![route(FIRST, 1), route(SECOND, 2)],
             neighbours: vec![neighbour(FIRST, 1, CLIENT), neighbour(SECOND, 2, SERVER)],
+            ..Network::default()
         }
     }
 

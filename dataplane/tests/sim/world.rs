@@ -101,6 +101,7 @@ impl Setup {
             neighbours: neighbours
                 .map(|(device, ip, mac)| Neighbour { device, addr: ip.into(), mac })
                 .collect(),
+            ..Network::default()
         }
     }
 
