@@ -12,12 +12,16 @@ use std::{
 /// Where the program's source lies, below the package.
 const SOURCE: &str = "src/steering/steer.c";
 
+/// What it includes.
+const HEADER: &str = "src/steering/packet.h";
+
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     if env::var_os("CARGO_FEATURE_XSK").is_none() {
         return;
     }
     println!("cargo::rerun-if-changed={SOURCE}");
+    println!("cargo::rerun-if-changed={HEADER}");
     println!("cargo::rerun-if-env-changed=CLANG");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("steer.o");
     if let Err(message) = compile(&out) {

@@ -11,7 +11,10 @@ use std::{
         linux::net::SocketAddrExt as _,
         unix::net::{SocketAddr, UnixListener},
     },
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -74,6 +77,8 @@ pub struct Devices {
     workers: usize,
     shared: Shared,
     steering: Option<Steering>,
+    /// Says whether workers read what the host's stack sends.
+    from_host: Option<Arc<AtomicBool>>,
     /// Restored when dropped.
     offloads: Offloads,
     /// Held, not used: see [`claim`].
@@ -99,6 +104,7 @@ impl Devices {
             workers,
             shared,
             steering: None,
+            from_host: None,
             offloads: Offloads::default(),
         })
     }
@@ -111,12 +117,21 @@ impl Devices {
         for report in &opened.reports {
             tracing::info!("{report}");
         }
-        self.steering = Some(steering);
         self.offloads = opened.offloads;
-        let mut ports = self.host_ports().into_iter();
+        let mut ports = match self.host_ports() {
+            Some((name, ports)) => {
+                steering.hand_over(name, &self.names)?;
+                self.from_host = ports.first().map(HostPort::switch);
+                ports.into_iter()
+            }
+            None => Vec::new().into_iter(),
+        };
+        self.steering = Some(steering);
         let duties = opened.workers.into_iter().enumerate().map(|(number, mut io)| {
-            if let Some(port) = ports.next() {
-                io.set_host(port);
+            if let Some(port) = ports.next()
+                && let Err(error) = io.set_host(port)
+            {
+                tracing::warn!("worker {number} cannot hand packets over to the host: {error}");
             }
             self.duty(number, io)
         });
@@ -165,16 +180,16 @@ impl Devices {
     }
 
     /// A hand-over device with a queue for each worker, if it can be had.
-    fn host_ports(&self) -> Vec<HostPort> {
+    fn host_ports(&self) -> Option<(&'static str, Vec<HostPort>)> {
         let mut failure = String::new();
         for name in HOST_DEVICES {
             match host::create(name, self.workers) {
-                Ok(ports) => return ports,
+                Ok(ports) => return Some((name, ports)),
                 Err(error) => failure = error.to_string(),
             }
         }
         tracing::warn!("packets of a VIP that belong to the host are dropped: {failure}");
-        Vec::new()
+        None
     }
 
     fn duty<I: Watched>(&self, number: usize, io: I) -> Box<dyn Duty> {
@@ -206,11 +221,15 @@ impl Machine for Devices {
     }
 
     fn steer(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
+        if let Some(switch) = &self.from_host {
+            switch.store(!rules.hosted.is_empty() || !rules.watched.is_empty(), Relaxed);
+        }
         self.steering.as_mut().map_or(Ok(()), |steering| steering.follow(rules))
     }
 
     fn close(&mut self) {
         self.steering = None;
+        self.from_host = None;
         self.offloads = Offloads::default();
     }
 }

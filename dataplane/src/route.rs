@@ -174,8 +174,12 @@ impl Routes {
 
     /// The path to a real server: [`Path::HOST`] if its address is the host's own.
     pub fn real_path(&self, to: Addr) -> Path {
-        let local = self.local.iter().any(|&(bits, mask)| to.bits() & mask == bits);
-        if local { Path::HOST } else { self.path(to) }
+        if self.is_local(to) { Path::HOST } else { self.path(to) }
+    }
+
+    /// Whether an address is the host's own.
+    pub fn is_local(&self, addr: Addr) -> bool {
+        self.local.iter().any(|&(bits, mask)| addr.bits() & mask == bits)
     }
 }
 

@@ -7,7 +7,9 @@
 
 use std::net::IpAddr;
 
-use etherparse::{Icmpv4Header, Icmpv6Header, IpHeaders, NetHeaders, PacketHeaders, TransportHeader};
+use etherparse::{
+    Icmpv4Header, Icmpv6Header, IpHeaders, NetHeaders, PacketHeaders, TransportHeader,
+};
 
 use super::packet::{ETHERNET, Ip};
 

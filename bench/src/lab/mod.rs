@@ -20,6 +20,7 @@ pub use method::Method;
 pub use namespace::Namespace;
 pub use process::Process;
 pub use requests::Tally;
+pub use web::Web;
 pub use world::{Family, Gateway, VIP, World};
 
 /// Why there can be no laboratory here, if so: it needs root, and programs that `make setup`

@@ -12,6 +12,7 @@ mod churn;
 mod crash;
 mod http;
 mod laboratory;
+mod local;
 mod refusals;
 mod transfer;
 

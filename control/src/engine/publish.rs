@@ -165,6 +165,12 @@ fn common(old: &SteeringRules, new: &SteeringRules) -> SteeringRules {
         prefixes: &old.prefixes & &new.prefixes,
         nat_reals: &old.nat_reals & &new.nat_reals,
         local_addrs: &old.local_addrs & &new.local_addrs,
+        local_ports: (
+            old.local_ports.0.max(new.local_ports.0),
+            old.local_ports.1.min(new.local_ports.1),
+        ),
+        hosted: &old.hosted & &new.hosted,
+        watched: &old.watched & &new.watched,
         tunnel_reals: &old.tunnel_reals & &new.tunnel_reals,
         own_addrs: &old.own_addrs | &new.own_addrs,
     }

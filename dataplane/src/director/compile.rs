@@ -85,9 +85,29 @@ impl Director {
             addr,
             port,
         }));
+        for (target, translated) in self.hosted() {
+            let set = if translated { &mut rules.hosted } else { &mut rules.watched };
+            set.insert(target);
+        }
         let own = self.network.interfaces.iter().flat_map(|interface| &interface.addrs);
         rules.own_addrs.extend(own.map(|&(addr, _)| addr).filter(|a| !rules.vips.contains(a)));
         rules
+    }
+
+    /// Real servers on the box itself, and whether their replies are translated; also those that
+    /// were removed while they have flows.
+    fn hosted(&self) -> impl Iterator<Item = (Target, bool)> + '_ {
+        let present = self.services.iter().flat_map(|service| {
+            let protocol = protocol(&service.spec.key);
+            service.reals.iter().map(move |real| {
+                (protocol, real.spec.addr, real.spec.port, real.spec.method.translates())
+            })
+        });
+        let gone = self.trash.reals();
+        let gone = gone.map(|real| (protocol(&real.key), real.addr, real.port, real.translated));
+        let hosted = present.chain(gone).filter(|&(_, addr, ..)| self.routes.is_local(addr));
+        hosted
+            .map(|(protocol, addr, port, translated)| (Target { protocol, addr, port }, translated))
     }
 
     /// The next hops that must stay resolved: those of real servers, and every gateway.

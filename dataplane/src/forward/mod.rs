@@ -156,11 +156,7 @@ pub fn increment_ttl(packet: &mut Packet<'_>, parsed: &Parsed) {
 /// # Errors
 ///
 /// There is no room for the link header.
-pub fn relink(
-    packet: &mut Packet<'_>,
-    parsed: &Parsed,
-    path: &Path,
-) -> Result<(), DropReason> {
+pub fn relink(packet: &mut Packet<'_>, parsed: &Parsed, path: &Path) -> Result<(), DropReason> {
     link::replace(packet, parsed.l3, path, parsed.ethertype)
 }
 

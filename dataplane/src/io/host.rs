@@ -1,9 +1,11 @@
 //! Hand-over to the host: packets that belong to the host's own stack enter it by a TUN device.
 //!
 //! The device carries IP packets without a link header, one queue for each worker, and goes away
-//! with the last queue. Nothing routes into it; what the host sends there all the same (neighbour
-//! discovery, for example) waits unread in the kernel, at most the device's transmit queue length
-//! (500 packets), and is dropped beyond it.
+//! with the last queue. Nothing routes into it; what real servers on the box itself send is
+//! redirected there by the steering program and read by the workers, while
+//! there are such real servers. Whatever else the host sends there (neighbour discovery, for
+//! example) waits unread in the kernel, at most the device's transmit queue length (500 packets),
+//! and is dropped beyond it.
 //!
 //! A packet that came with an unfinished checksum, as from a veth or virtio peer, is handed over
 //! with `VIRTIO_NET_HDR_F_NEEDS_CSUM`, so that the host takes it as it would have from the peer.
@@ -12,18 +14,30 @@
 
 use std::{
     fs::{self, File},
-    io::{self, IoSlice, Write as _},
+    io::{self, IoSlice, IoSliceMut, Read as _, Write as _},
     net::Ipv4Addr,
+    os::fd::{AsRawFd as _, RawFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
+
+use arrayvec::ArrayVec;
 
 use super::{
     gso::{self, ip_offset},
     sys,
 };
-use crate::wire::{
-    checksum,
-    frame::{self, Kind},
-    protocol,
+use crate::{
+    packet::{HEADROOM, Packet},
+    verdict::DeviceId,
+    wire::{
+        checksum,
+        ethernet::{self, ethertype},
+        frame::{self, Kind},
+        protocol,
+    },
 };
 
 /// Queues of one TUN device at most (`MAX_TAP_QUEUES`).
@@ -78,6 +92,8 @@ pub enum HostError {
 #[derive(Debug)]
 pub struct HostPort {
     file: File,
+    /// Whether there is something to be read: shared with control.
+    read: Arc<AtomicBool>,
 }
 
 /// Creates the TUN device `name` with one queue for each of `workers`, in the network namespace of
@@ -92,7 +108,8 @@ pub fn create(name: &str, workers: usize) -> Result<Vec<HostPort>, HostError> {
         return Err(HostError::TooManyQueues(workers));
     }
     let create = |source| HostError::Create { name: name.to_owned(), source };
-    let open = || sys::open_tun(name).map(|file| HostPort { file });
+    let read = Arc::default();
+    let open = || sys::open_tun(name).map(|file| HostPort { file, read: Arc::clone(&read) });
     let ports = (0..workers).map(|_| open()).collect::<Result<_, _>>().map_err(create)?;
     configure(name)?;
     sys::bring_up(name).map_err(|source| HostError::Up { name: name.to_owned(), source })?;
@@ -139,6 +156,79 @@ impl HostPort {
         let length = header.len() + packet.len();
         let written = self.file.write_vectored(&[IoSlice::new(&header), IoSlice::new(packet)]);
         written.is_ok_and(|written| written == length)
+    }
+
+    /// The switch, common to all ports of the device, that says whether workers read it.
+    pub fn switch(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.read)
+    }
+
+    /// Whether what the host's stack sends is to be read.
+    #[inline]
+    pub(super) fn is_read(&self) -> bool {
+        self.read.load(Relaxed)
+    }
+
+    /// What to poll for reading.
+    pub(super) fn descriptor(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+
+    /// Reads one packet into `memory`, behind an Ethernet header without addresses; its length with
+    /// it. Does not block; `None` if there is no packet, or one that does not fit.
+    pub(super) fn receive(&mut self, memory: &mut [u8]) -> Option<usize> {
+        let (link, room) = memory.split_first_chunk_mut::<{ ethernet::LEN }>()?;
+        let mut header = [0; gso::HEADER];
+        let places = &mut [IoSliceMut::new(&mut header), IoSliceMut::new(room)];
+        let length = self.file.read_vectored(places).ok()?.checked_sub(gso::HEADER)?;
+        let ethertype = match room.first()? >> 4 {
+            4 => ethertype::IPV4,
+            _ => ethertype::IPV6,
+        };
+        ethernet::Header { source: [0; 6], destination: [0; 6], ethertype }.emit(link);
+        Some(ethernet::LEN + length)
+    }
+}
+
+/// Packets read from the host's stack that wait for their burst.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    /// A slot for each of [`WAITING`] packets; none before there is a port.
+    memory: Box<[u8]>,
+    /// Lengths of those that wait.
+    lengths: ArrayVec<usize, WAITING>,
+}
+
+/// Packets of the host's stack in one burst at most.
+const WAITING: usize = 32;
+
+/// Octets of a slot: headroom, and a packet as long as the kernel sends through a jumbo interface. A
+/// longer one is cut by the read, and dropped by its length.
+const SLOT: usize = HEADROOM + 9728;
+
+impl Inbox {
+    pub(super) fn new() -> Self {
+        Self { memory: vec![0; WAITING * SLOT].into_boxed_slice(), lengths: ArrayVec::new() }
+    }
+
+    /// Reads what has come, unless something waits already; whether something waits then.
+    pub(super) fn fill(&mut self, port: &mut HostPort) -> bool {
+        if self.lengths.is_empty() {
+            for slot in self.memory.chunks_exact_mut(SLOT) {
+                let Some(length) = port.receive(&mut slot[HEADROOM..]) else { break };
+                self.lengths.push(length);
+            }
+        }
+        !self.lengths.is_empty()
+    }
+
+    /// Lends what waits; nothing waits afterwards.
+    pub(super) fn lend(&mut self) -> ArrayVec<Packet<'_>, WAITING> {
+        let lengths = std::mem::take(&mut self.lengths);
+        let slots = self.memory.chunks_exact_mut(SLOT).zip(lengths);
+        slots
+            .map(|(slot, length)| Packet::new(slot, HEADROOM, HEADROOM + length, DeviceId::HOST))
+            .collect()
     }
 }
 

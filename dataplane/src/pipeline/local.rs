@@ -59,7 +59,7 @@ impl Pipeline {
 
     /// A packet that the host's stack sends from the address of a real server on the box.
     #[cold]
-    pub(super) fn from_host(&mut self, cx: &Context<'_>, packet: &mut Packet<'_>) -> Outcome {
+    pub(super) fn host_sent(&mut self, cx: &Context<'_>, packet: &mut Packet<'_>) -> Outcome {
         let parsed = &frame::parse(packet.bytes())?;
         let key = &parsed.key;
         // What is a copy has left already by itself.
@@ -67,8 +67,7 @@ impl Pipeline {
             && !cx.snapshot.nat_reals.contains(&(key.protocol, key.source, key.source_port))
             && !cx.snapshot.nat_reals.contains(&(key.protocol, key.source, 0));
         if parsed.kind == Kind::Flow
-            && let Some((flow, Direction::ToReal)) =
-                cx.table.lookup(&key.reversed(), cx.endpoints)
+            && let Some((flow, Direction::ToReal)) = cx.table.lookup(&key.reversed(), cx.endpoints)
             && flow.control().has(ONE_WAY)
         {
             self.passing_reply(cx, packet, parsed, flow);
@@ -98,12 +97,7 @@ impl Pipeline {
     }
 
     /// Sends what was taken from the host's stack, but belongs to no flow, on its way.
-    fn onward(
-        &mut self,
-        cx: &Context<'_>,
-        packet: &mut Packet<'_>,
-        parsed: &Parsed,
-    ) -> Outcome {
+    fn onward(&mut self, cx: &Context<'_>, packet: &mut Packet<'_>, parsed: &Parsed) -> Outcome {
         if parsed.kind == Kind::NotIp {
             return Err(DropReason::NoRoute);
         }

@@ -165,7 +165,7 @@ impl Pipeline {
         self.with(now, |pipeline, cx| {
             if burst.first().is_some_and(|packet| packet.device == DeviceId::HOST) {
                 for packet in burst {
-                    let verdict = pipeline.from_host(cx, packet);
+                    let verdict = pipeline.host_sent(cx, packet);
                     packet.verdict = verdict.unwrap_or_else(Verdict::Drop);
                 }
                 return;

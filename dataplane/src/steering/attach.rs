@@ -9,7 +9,7 @@ use std::{fmt, io};
 
 use aya::{
     programs::{
-        LinkOrder, ProgramError, TcAttachType, XdpMode,
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType, XdpMode,
         links::FdLink,
         tc::{
             NlOptions, SchedClassifierLink, TcAttachOptions, TcError, qdisc_add_clsact,
@@ -19,7 +19,7 @@ use aya::{
     util::KernelVersion,
 };
 
-use super::program::{Programs as _, SHIELD, Steering, SteeringError};
+use super::program::{HOSTED, Programs as _, SHIELD, Steering, SteeringError};
 use crate::verdict::DeviceId;
 
 /// Which XDP mode is wanted.
@@ -75,6 +75,9 @@ pub enum ShieldHook {
 pub(super) struct Hooks {
     steered: Vec<FdLink>,
     shielded: Vec<SchedClassifierLink>,
+    /// Interfaces whose egress is watched as soon as a real server on the box asks for it.
+    unwatched: Vec<String>,
+    watched: Vec<SchedClassifierLink>,
 }
 
 impl Steering {
@@ -151,34 +154,67 @@ impl Steering {
         interface: &str,
         hook: ShieldHook,
     ) -> Result<ShieldHook, SteeringError> {
-        interface_index(interface)?;
-        let refused = |reason| SteeringError::Attach {
-            interface: interface.into(),
-            mode: "tc ingress",
-            reason,
-        };
-        let options = match hook {
-            ShieldHook::Tcx => TcAttachOptions::TcxOrder(LinkOrder::first()),
-            ShieldHook::Clsact => {
-                prepare_clsact(interface).map_err(|error| refused(error.to_string()))?;
-                TcAttachOptions::Netlink(NlOptions { priority: 1, ..NlOptions::default() })
-            }
-        };
-        let program = self.bpf.shield();
-        let link = program
-            .attach_with_options(interface, TcAttachType::Ingress, options)
-            .map_err(|error| refused(said(&error)))?;
-        let link = program.take_link(link)?;
+        let link = attach_tc(self.bpf.shield(), interface, (TcAttachType::Ingress, SHIELD), hook)?;
         self.hooks.shielded.push(link);
         Ok(hook)
     }
+
+    /// What real servers on the box itself send through these interfaces goes to `device`, where
+    /// workers read it, once there are such real servers.
+    ///
+    /// # Errors
+    ///
+    /// There is no such device, or the kernel's [`SteeringError::Map`].
+    pub fn hand_over(&mut self, device: &str, interfaces: &[String]) -> Result<(), SteeringError> {
+        self.name_host_device(interface_index(device)?)?;
+        self.hooks.unwatched = interfaces.to_vec();
+        Ok(())
+    }
+
+    /// Watches what the host's stack sends from now on.
+    pub(super) fn watch_host(&mut self) -> Result<(), SteeringError> {
+        let hook = if kernel_since(6, 6) { ShieldHook::Tcx } else { ShieldHook::Clsact };
+        while let Some(interface) = self.hooks.unwatched.last() {
+            let place = (TcAttachType::Egress, HOSTED);
+            let link = attach_tc(self.bpf.hosted(), interface, place, hook)?;
+            self.hooks.watched.push(link);
+            self.hooks.unwatched.pop();
+        }
+        Ok(())
+    }
 }
 
-/// Makes sure of the clsact qdisc, and that no shield of a crashed process hangs there.
-fn prepare_clsact(interface: &str) -> Result<(), TcError> {
+/// Attaches a program of this name to a tc hook of an interface.
+fn attach_tc(
+    program: &mut SchedClassifier,
+    interface: &str,
+    (place, name): (TcAttachType, &str),
+    hook: ShieldHook,
+) -> Result<SchedClassifierLink, SteeringError> {
+    interface_index(interface)?;
+    let mode = match place {
+        TcAttachType::Egress => "tc egress",
+        _ => "tc ingress",
+    };
+    let refused = |reason| SteeringError::Attach { interface: interface.into(), mode, reason };
+    let options = match hook {
+        ShieldHook::Tcx => TcAttachOptions::TcxOrder(LinkOrder::first()),
+        ShieldHook::Clsact => {
+            prepare_clsact(interface, place, name).map_err(|error| refused(error.to_string()))?;
+            TcAttachOptions::Netlink(NlOptions { priority: 1, ..NlOptions::default() })
+        }
+    };
+    let link = program
+        .attach_with_options(interface, place, options)
+        .map_err(|error| refused(said(&error)))?;
+    Ok(program.take_link(link)?)
+}
+
+/// Makes sure of the clsact qdisc, and that no program of a crashed process hangs there.
+fn prepare_clsact(interface: &str, place: TcAttachType, name: &str) -> Result<(), TcError> {
     // An error here is that the qdisc is there already; if it is another one, attaching tells.
     _ = qdisc_add_clsact(interface);
-    match qdisc_detach_program(interface, TcAttachType::Ingress, SHIELD) {
+    match qdisc_detach_program(interface, place, name) {
         Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }

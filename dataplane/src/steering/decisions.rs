@@ -50,6 +50,9 @@ fn rules() -> SteeringRules {
         prefixes: [(addr([10, 3, 0, 0]), 16)].into(),
         nat_reals: [target(17, addr(REAL), 5353), target(17, addr6(REAL6), 5353)].into(),
         local_addrs: [addr(LOCAL)].into(),
+        local_ports: (1024, 2048),
+        hosted: [target(6, addr(OWN), 8080)].into(),
+        watched: [target(6, addr(OWN), 80)].into(),
         tunnel_reals: [
             target(4, addr(TUNNELLED), 0),
             target(47, addr(TUNNELLED), 0),
@@ -175,7 +178,9 @@ fn packets_of_a_service_are_taken_and_others_are_not() {
     assert!(!to(47, VIP, 80), "GRE has no ports");
     assert!(to(6, [10, 3, 99, 1], 1234), "a VIP prefix takes every port");
     assert!(!to(6, [10, 4, 0, 1], 1234), "outside the prefix");
-    assert!(to(6, LOCAL, 1234));
+    for (port, ours) in [(1023, false), (1024, true), (2048, true), (2049, false)] {
+        assert_eq!(to(6, LOCAL, port), ours, "port {port} of a local address");
+    }
     assert!(taken(&mut steering, &udp6((CLIENT6, 1000), (VIP6, 53))));
     assert!(!taken(&mut steering, &udp6((CLIENT6, 1000), (VIP6, 54))));
 }
@@ -257,7 +262,10 @@ fn icmp_to_a_vip_is_taken_if_it_is_an_echo_request_or_an_error() {
         assert_eq!(taken(&mut steering, &ip(1, CLIENT, VIP, &message)), ours, "type {kind}");
         assert!(!taken(&mut steering, &ip(1, CLIENT, OWN, &message)), "type {kind} to the box");
         let local = [3, 4, 11, 12].contains(&kind);
-        assert_eq!(taken(&mut steering, &ip(1, CLIENT, LOCAL, &message)), local, "type {kind}");
+        for (port, ours) in [(1024, local), (1023, false)] {
+            let message = icmp(kind, &udp((LOCAL, port), (REAL, 53))[14..]);
+            assert_eq!(taken(&mut steering, &ip(1, CLIENT, LOCAL, &message)), ours, "type {kind}");
+        }
         let ours = [1, 2, 3, 4, 128].contains(&kind);
         assert_eq!(taken(&mut steering, &ip6(58, CLIENT6, VIP6, &message)), ours, "type {kind}");
         assert!(!taken(&mut steering, &ip6(58, CLIENT6, CLIENT6, &message)), "type {kind}");
@@ -309,6 +317,35 @@ fn what_is_cut_short_or_not_for_one_host_stays_in_the_kernel() {
     let mut header = frame;
     header[14] = 0x44;
     assert!(!taken(&mut steering, &header), "a header length of 16");
+}
+
+#[test]
+fn what_real_servers_on_the_box_send_is_redirected_or_shown() {
+    let Some(mut steering) = steering() else { return };
+    // The loopback device stands for the one that workers read.
+    steering.hand_over("lo", &[]).unwrap();
+    let mut verdict = |frame: &[u8]| {
+        steering.bpf.hosted().test_run(run(frame)).unwrap().return_value.cast_signed()
+    };
+    let (redirect, unspec) = (7, -1);
+    let tcp = |port: u16| {
+        let ports = [&port.to_be_bytes()[..], &[0x12, 0x34], &[0; 16]].concat();
+        ip(6, OWN, CLIENT, &ports)
+    };
+    assert_eq!(verdict(&tcp(8080)), redirect);
+    assert_eq!(verdict(&tcp(80)), unspec, "shown, and let go");
+    assert_eq!(verdict(&tcp(22)), unspec);
+    assert_eq!(verdict(&udp((OWN, 8080), (CLIENT, 1000))), unspec, "another protocol");
+    let to = |port: u16| {
+        let ports = [&[0x12, 0x34][..], &port.to_be_bytes(), &[0; 16]].concat();
+        ip(6, CLIENT, OWN, &ports)
+    };
+    let error = |port| ip(1, OWN, CLIENT, &icmp(3, &to(port)[14..]));
+    assert_eq!(verdict(&error(8080)), redirect, "an error about a packet to it");
+    assert_eq!(verdict(&error(80)), unspec);
+    let mut fragment = Ipv4Header::new(16, 64, IpNumber::TCP, OWN, CLIENT).unwrap();
+    fragment.more_fragments = true;
+    assert_eq!(verdict(&framed(&fragment, &[0; 16])), redirect);
 }
 
 #[test]

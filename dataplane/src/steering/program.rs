@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd as _};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
-    maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, XskMap, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, XskMap, lpm_trie::Key},
     programs::{ProgramError, SchedClassifier, Xdp},
 };
 
@@ -145,6 +145,7 @@ struct Maps {
     interfaces: HashMap<MapData, u32, u32>,
     sockets: XskMap<MapData>,
     counters: PerCpuArray<MapData, u64>,
+    numbers: Array<MapData, u32>,
 }
 
 impl std::fmt::Debug for Maps {
@@ -153,9 +154,14 @@ impl std::fmt::Debug for Maps {
     }
 }
 
-/// Names of the two programs in `steer.c`; `ip -d link` and `tc filter show` print them.
+/// Names of the programs in `steer.c`; `ip -d link` and `tc filter show` print them.
 pub(super) const STEER: &str = "xvs_steer";
 pub(super) const SHIELD: &str = "xvs_shield";
+pub(super) const HOSTED: &str = "xvs_hosted";
+
+/// Places in the map `numbers`.
+const HOST_DEVICE: u32 = 0;
+const LOCAL_PORTS: u32 = 1;
 
 impl Steering {
     /// Loads the program, attached nowhere, with no rules.
@@ -171,6 +177,7 @@ impl Steering {
             .load(OBJECT)?;
         bpf.steer().load()?;
         bpf.shield().load()?;
+        bpf.hosted().load()?;
         let maps = Maps {
             endpoints: take(&mut bpf, "endpoints").try_into()?,
             addrs: take(&mut bpf, "addrs").try_into()?,
@@ -178,6 +185,7 @@ impl Steering {
             interfaces: take(&mut bpf, "interfaces").try_into()?,
             sockets: take(&mut bpf, "sockets").try_into()?,
             counters: take(&mut bpf, "counters").try_into()?,
+            numbers: take(&mut bpf, "numbers").try_into()?,
         };
         Ok(Self { hooks: Hooks::default(), bpf, maps, limits, current: Tables::default() })
     }
@@ -214,6 +222,11 @@ impl Steering {
         fits("addresses", next.addrs.len(), limits.addrs)?;
         fits("endpoints", next.endpoints.len(), limits.endpoints)?;
         fits("prefixes", next.prefixes.len(), limits.prefixes)?;
+        let (first, last) = rules.local_ports;
+        self.maps.numbers.set(LOCAL_PORTS, u32::from(first) << 16 | u32::from(last), 0)?;
+        if !rules.hosted.is_empty() || !rules.watched.is_empty() {
+            self.watch_host()?;
+        }
         for change in self.current.changes(&next) {
             self.maps.make(change)?;
             self.current.apply(change);
@@ -237,6 +250,11 @@ impl Steering {
             unserved: sum(3)?,
             shielded: sum(4)?,
         })
+    }
+
+    /// Tells the program which device workers read what the host's stack sends from.
+    pub(super) fn name_host_device(&mut self, index: u32) -> Result<(), SteeringError> {
+        Ok(self.maps.numbers.set(HOST_DEVICE, index, 0)?)
     }
 
     /// Tells the program which slot the interface with the kernel's number `index` has.
@@ -264,6 +282,7 @@ impl Maps {
 pub(super) trait Programs {
     fn steer(&mut self) -> &mut Xdp;
     fn shield(&mut self) -> &mut SchedClassifier;
+    fn hosted(&mut self) -> &mut SchedClassifier;
 }
 
 impl Programs for Ebpf {
@@ -274,6 +293,11 @@ impl Programs for Ebpf {
 
     fn shield(&mut self) -> &mut SchedClassifier {
         let program = self.program_mut(SHIELD).expect("steer.c defines it");
+        program.try_into().expect("its section says classifier")
+    }
+
+    fn hosted(&mut self) -> &mut SchedClassifier {
+        let program = self.program_mut(HOSTED).expect("steer.c defines it");
         program.try_into().expect("its section says classifier")
     }
 }

@@ -33,9 +33,19 @@ pub struct SteeringRules {
     /// packets from these, fragments from their addresses, and ICMP errors, whoever sends them,
     /// that quote a packet to these. Not if the packet is for one of `own_addrs`.
     pub nat_reals: BTreeSet<Target>,
-    /// Fullnat's local addresses: TCP, UDP and SCTP packets, fragments and ICMP errors to these.
-    /// Nothing else on the box can use them for these protocols.
+    /// Fullnat's local addresses: TCP, UDP and SCTP packets to `local_ports` of these, fragments to
+    /// them, and ICMP errors that quote a packet from there. Nothing else on the box can use those
+    /// ports of them.
     pub local_addrs: BTreeSet<Addr>,
+    /// The first and the last port that fullnat uses at its local addresses.
+    pub local_ports: (u16, u16),
+    /// Real servers on the box itself that are reached by nat: what the host's stack sends from these,
+    /// fragments from their addresses, and ICMP errors that quote a packet to these, leaves by a
+    /// worker.
+    pub hosted: BTreeSet<Target>,
+    /// Real servers on the box itself that are reached otherwise: a copy of what the host's stack
+    /// sends from these goes to a worker.
+    pub watched: BTreeSet<Target>,
     /// ICMP errors that quote a packet which we sent in a tunnel to these. The protocol is the
     /// outer packet's: 4, 41 or 47 with port 0, or UDP with the port of gue.
     pub tunnel_reals: BTreeSet<Target>,

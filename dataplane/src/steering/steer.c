@@ -3,35 +3,24 @@
  *
  * One decision, two programs around it. `xvs_steer` (XDP) redirects what is ours to the AF_XDP socket
  * of the interface and queue it came by; `xvs_shield` (tc ingress) drops the same packets where a raw
- * socket has already copied them, so that the host's stack does not answer them too.
+ * socket has already copied them, so that the host's stack does not answer them too. A third one,
+ * `xvs_hosted` (tc egress), gives what real servers on the box itself answer to the device by which
+ * workers read from the host's stack.
  *
  * Rule: whatever is not named by the maps stays in the kernel. Whatever cannot be read (cut short,
  * an extension header not known here) is not ours either.
  *
  * Sources: RFC 791, RFC 8200 section 4, RFC 792, RFC 4443; Linux Documentation/networking/af_xdp.rst.
  */
-#include <stdbool.h>
-
 #include <linux/bpf.h>
 #include <linux/icmpv6.h>
-#include <linux/if_ether.h>
-#include <linux/in.h>
-#include <linux/in6.h>
-#include <linux/ip.h>
-#include <linux/ipv6.h>
 #include <linux/pkt_cls.h>
 
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
+#include "packet.h"
 
 /* Bounds, repeated in program.rs. */
 #define MAX_INTERFACES 16
 #define MAX_QUEUES 64
-
-/* 802.1Q tags read in front of the IP header; a frame with more stays in the kernel. */
-#define MAX_TAGS 2
-/* IPv6 extension headers read; a packet with more stays in the kernel. */
-#define MAX_EXTENSIONS 6
 
 /* ICMP types (RFC 792); <linux/icmp.h> drags in the C library's headers. */
 #define ICMP_DEST_UNREACH 3
@@ -46,11 +35,11 @@
 #define LOCAL 4
 #define TUNNEL 8
 #define OWN 16
+#define HOSTED 32
+#define WATCHED 64
 
-/* An address in network order, IPv4 as IPv4-mapped IPv6. */
-struct address {
-	__be32 words[4];
-};
+/* Places in the map `numbers`, as in program.rs. */
+enum number { HOST_DEVICE, LOCAL_PORTS, NUMBERS };
 
 struct endpoint {
 	struct address addr;
@@ -62,11 +51,6 @@ struct endpoint {
 struct prefix {
 	__u32 bits;
 	struct address addr;
-};
-
-struct vlan_tag {
-	__be16 tci;
-	__be16 type;
 };
 
 /* Sizes of the next three are set by the loader. */
@@ -102,6 +86,17 @@ struct {
 	__type(value, __u32);
 } interfaces SEC(".maps");
 
+/*
+ * The device that workers read what the host's stack sends from; the ports of fullnat's local
+ * addresses, the first in the high half.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, NUMBERS);
+	__type(key, __u32);
+	__type(value, __u32);
+} numbers SEC(".maps");
+
 /* Slot x MAX_QUEUES + receive queue -> AF_XDP socket. */
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
@@ -126,35 +121,6 @@ static __always_inline void count(__u32 which)
 
 	if (counter)
 		(*counter)++;
-}
-
-/* What a packet is, as far as the rules ask. `at` is the transport header. */
-struct packet {
-	struct address source, destination;
-	void *at;
-	__u8 protocol;
-	bool fragment;
-};
-
-static __always_inline struct address mapped(__be32 addr)
-{
-	struct address out = { .words = { 0, 0, bpf_htonl(0xffff), addr } };
-
-	return out;
-}
-
-static __always_inline struct address plain(const struct in6_addr *addr)
-{
-	struct address out = { .words = { addr->in6_u.u6_addr32[0], addr->in6_u.u6_addr32[1],
-					  addr->in6_u.u6_addr32[2], addr->in6_u.u6_addr32[3] } };
-
-	return out;
-}
-
-static __always_inline bool same(const struct address *a, const struct address *b)
-{
-	return a->words[0] == b->words[0] && a->words[1] == b->words[1] &&
-	       a->words[2] == b->words[2] && a->words[3] == b->words[3];
 }
 
 static __always_inline __u8 roles(const struct address *addr)
@@ -182,60 +148,20 @@ static __always_inline bool known(const struct address *addr, __u8 protocol, __b
 	return bpf_map_lookup_elem(&endpoints, &key);
 }
 
-static __always_inline bool has_ports(__u8 protocol)
+static __always_inline __u32 number(__u32 which)
 {
-	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
+	__u32 *found = bpf_map_lookup_elem(&numbers, &which);
+
+	return found ? *found : 0;
 }
 
-/* Reads an IPv4 header; false if there is none. */
-static __always_inline bool read4(void *at, void *end, struct packet *packet)
+/* Whether a port is one of those that fullnat uses. */
+static __always_inline bool is_local_port(__be16 port)
 {
-	struct iphdr *ip = at;
-	__u32 length;
+	__u32 range = number(LOCAL_PORTS);
+	__u16 host = bpf_ntohs(port);
 
-	if ((void *)(ip + 1) > end || ip->version != 4)
-		return false;
-	length = ip->ihl * 4;
-	if (length < sizeof(*ip))
-		return false;
-	packet->source = mapped(ip->saddr);
-	packet->destination = mapped(ip->daddr);
-	packet->protocol = ip->protocol;
-	packet->fragment = ip->frag_off & bpf_htons(0x3fff);
-	packet->at = at + length;
-	return true;
-}
-
-/* Reads an IPv6 header and a bounded number of extension headers; false if that leads nowhere. */
-static __always_inline bool read6(void *at, void *end, struct packet *packet)
-{
-	struct ipv6hdr *ip = at;
-
-	if ((void *)(ip + 1) > end || ip->version != 6)
-		return false;
-	packet->source = plain(&ip->saddr);
-	packet->destination = plain(&ip->daddr);
-	packet->protocol = ip->nexthdr;
-	packet->fragment = false;
-	at = ip + 1;
-#pragma unroll
-	for (int i = 0; i <= MAX_EXTENSIONS; i++) {
-		__u8 *extension = at;
-
-		if (packet->protocol == IPPROTO_FRAGMENT)
-			packet->fragment = true;
-		if (packet->fragment || (packet->protocol != IPPROTO_HOPOPTS &&
-					 packet->protocol != IPPROTO_ROUTING &&
-					 packet->protocol != IPPROTO_DSTOPTS)) {
-			packet->at = at;
-			return true;
-		}
-		if ((void *)(extension + 2) > end)
-			return false;
-		packet->protocol = extension[0];
-		at += (extension[1] + 1) * 8;
-	}
-	return false;
+	return host >= range >> 16 && host <= (range & 0xffff);
 }
 
 /*
@@ -268,6 +194,19 @@ static __always_inline bool quotes_ours(void *at, void *end, bool v6, const stru
 	       known(&quoted.destination, quoted.protocol, port, TUNNEL);
 }
 
+/* Whether a quoted packet, at `at`, is one that fullnat may have sent. */
+static __always_inline bool quotes_local(void *at, void *end, bool v6)
+{
+	struct packet quoted = {};
+	__be16 *ports;
+
+	if (!(v6 ? read6(at, end, &quoted) : read4(at, end, &quoted)))
+		return false;
+	ports = quoted.at;
+	return !quoted.fragment && has_ports(quoted.protocol) && (void *)(ports + 2) <= end &&
+	       is_local_port(ports[0]);
+}
+
 static __always_inline bool icmp_is_ours(void *end, bool v6, const struct packet *packet,
 					 __u8 destination)
 {
@@ -289,7 +228,8 @@ static __always_inline bool icmp_is_ours(void *end, bool v6, const struct packet
 		return echo || error;
 	if (!error)
 		return false;
-	return (destination & LOCAL) || quotes_ours(icmp + 8, end, v6, packet, destination);
+	return ((destination & LOCAL) && quotes_local(icmp + 8, end, v6)) ||
+	       quotes_ours(icmp + 8, end, v6, packet, destination);
 }
 
 static __always_inline bool packet_is_ours(void *end, bool v6, const struct packet *packet)
@@ -308,7 +248,7 @@ static __always_inline bool packet_is_ours(void *end, bool v6, const struct pack
 		return icmp_is_ours(end, v6, packet, destination);
 	if (!has_ports(packet->protocol) || (void *)(ports + 2) > end)
 		return false;
-	if (prefix || (destination & LOCAL))
+	if (prefix || ((destination & LOCAL) && is_local_port(ports[1])))
 		return true;
 	if ((destination & VIP) && known(&packet->destination, packet->protocol, ports[1], VIP))
 		return true;
@@ -320,28 +260,14 @@ static __always_inline bool ours(void *data, void *end)
 {
 	struct ethhdr *ethernet = data;
 	struct packet packet = {};
-	void *at = ethernet + 1;
-	__be16 type;
+	bool v6;
 
-	if (at > end || (ethernet->h_dest[0] & 1))
+	if ((void *)(ethernet + 1) > end || (ethernet->h_dest[0] & 1))
 		return false;
-	type = ethernet->h_proto;
-#pragma unroll
-	for (int i = 0; i < MAX_TAGS; i++) {
-		struct vlan_tag *tag = at;
-
-		if (type != bpf_htons(ETH_P_8021Q) && type != bpf_htons(ETH_P_8021AD))
-			break;
-		if ((void *)(tag + 1) > end)
-			return false;
-		type = tag->type;
-		at = tag + 1;
-	}
-	if (type == bpf_htons(ETH_P_IP))
-		return read4(at, end, &packet) && packet_is_ours(end, false, &packet);
-	if (type == bpf_htons(ETH_P_IPV6))
-		return read6(at, end, &packet) && packet_is_ours(end, true, &packet);
-	return false;
+	if (!read_frame(data, end, &packet, &v6))
+		return false;
+	/* Told apart here, so that each family's offsets stay the verifier's to follow. */
+	return v6 ? packet_is_ours(end, true, &packet) : packet_is_ours(end, false, &packet);
 }
 
 SEC("xdp")
@@ -380,6 +306,62 @@ int xvs_shield(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	count(SHIELDED);
 	return TC_ACT_SHOT;
+}
+
+/* Whether an ICMP error quotes a packet to a nat real server on the box. */
+static __always_inline bool quotes_hosted(void *end, bool v6, const struct packet *packet)
+{
+	struct packet quoted = {};
+	__u8 *icmp = packet->at;
+	__be16 *ports;
+
+	if ((void *)(icmp + 8) > end)
+		return false;
+	if (!(v6 ? read6(icmp + 8, end, &quoted) : read4(icmp + 8, end, &quoted)))
+		return false;
+	ports = quoted.at;
+	return !quoted.fragment && has_ports(quoted.protocol) && (void *)(ports + 2) <= end &&
+	       known(&quoted.destination, quoted.protocol, ports[1], HOSTED);
+}
+
+/* Who sent a packet: HOSTED, WATCHED or neither. */
+static __always_inline __u8 sender(void *end, bool v6, const struct packet *packet)
+{
+	__u8 source = roles(&packet->source);
+	__be16 *ports = packet->at;
+
+	if (!(source & (HOSTED | WATCHED)))
+		return 0;
+	if (packet->fragment)
+		return source & HOSTED;
+	if (packet->protocol == (v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
+		return quotes_hosted(end, v6, packet) ? HOSTED : 0;
+	if (!has_ports(packet->protocol) || (void *)(ports + 2) > end)
+		return 0;
+	if (known(&packet->source, packet->protocol, ports[0], HOSTED))
+		return HOSTED;
+	return known(&packet->source, packet->protocol, ports[0], WATCHED) ? WATCHED : 0;
+}
+
+/* What leaves the host's stack: a nat real server's packets go to a worker, another's are shown to one. */
+SEC("classifier")
+int xvs_hosted(struct __sk_buff *skb)
+{
+	__u32 linear = skb->len < LINEAR ? skb->len : LINEAR;
+	struct packet packet = {};
+	__u8 from = 0;
+	void *end;
+	bool v6;
+
+	bpf_skb_pull_data(skb, linear);
+	end = (void *)(long)skb->data_end;
+	if (read_frame((void *)(long)skb->data, end, &packet, &v6))
+		from = v6 ? sender(end, true, &packet) : sender(end, false, &packet);
+	if (from == HOSTED)
+		return bpf_redirect(number(HOST_DEVICE), 0);
+	if (from == WATCHED)
+		bpf_clone_redirect(skb, number(HOST_DEVICE), 0);
+	return TC_ACT_UNSPEC;
 }
 
 /* Uses no helper that is reserved to programs under the GPL. */

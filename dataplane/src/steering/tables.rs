@@ -28,6 +28,10 @@ const LOCAL: u8 = 4;
 const TUNNEL: u8 = 8;
 /// It belongs to the box itself.
 const OWN: u8 = 16;
+/// It is a nat real server on the box itself.
+const HOSTED: u8 = 32;
+/// It is a real server on the box itself that is reached otherwise.
+const WATCHED: u8 = 64;
 
 /// Octets of an IPv4-mapped address in front of the IPv4 address, in bits.
 const MAPPED_BITS: u8 = 96;
@@ -67,6 +71,8 @@ impl Tables {
         tables.targets(&rules.services, VIP);
         tables.targets(&rules.nat_reals, REAL);
         tables.targets(&rules.tunnel_reals, TUNNEL);
+        tables.targets(&rules.hosted, HOSTED);
+        tables.targets(&rules.watched, WATCHED);
         tables.roles(&rules.vips, VIP);
         tables.roles(&rules.local_addrs, LOCAL);
         tables.roles(&rules.own_addrs, OWN);

@@ -186,7 +186,7 @@ fn what_a_worker_gives_back_reaches_the_box() {
     rig.lb.ip(&format!("addr add {VIP}/32 dev lo"));
     let mut setup = Setup::new(&rig.lb, 1, &options(AttachMode::Native));
     let mut worker = setup.workers.pop().unwrap();
-    worker.set_host(rig.lb.run(|| host::create("xvx-tun", 1)).unwrap().pop().unwrap());
+    worker.set_host(rig.lb.run(|| host::create("xvx-tun", 1)).unwrap().pop().unwrap()).unwrap();
     let forwarder = Forwarder::start(worker, hand_over);
     let here = rig.lb.run(|| bind(VIP, 7000));
     let client = rig.client.run(|| bind("10.1.0.2", 0));

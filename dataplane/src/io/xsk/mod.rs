@@ -16,13 +16,16 @@ mod setup;
 use std::{io, sync::Arc, time::Duration};
 
 use arrayvec::ArrayVec;
-use mio::{Events, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
 
 use self::{
     frames::{Frame, Frames},
     queue::Queue,
 };
-use super::{Io, host::HostPort};
+use super::{
+    Io,
+    host::{HostPort, Inbox},
+};
 use crate::{
     packet::{BURST, Packet},
     verdict::{DeviceId, DropReason, Verdict},
@@ -41,6 +44,9 @@ const PENDING_WAIT: Duration = Duration::from_millis(1);
 /// The wake-up among the events; others are queues.
 const WAKE: Token = Token(usize::MAX);
 
+/// What the host's stack sends, among the events.
+const HOST: Token = Token(usize::MAX - 1);
+
 /// The AF_XDP sockets of one worker.
 #[derive(Debug)]
 pub struct XskIo {
@@ -51,6 +57,10 @@ pub struct XskIo {
     turn: usize,
     /// Where packets of the host go; without it they are dropped.
     host: Option<HostPort>,
+    /// What its stack sends.
+    inbox: Inbox,
+    /// Whether it is the host's turn.
+    host_turn: bool,
     poll: Poll,
     events: Events,
     waker: Arc<Waker>,
@@ -94,9 +104,53 @@ impl XskIo {
         Arc::clone(&self.waker)
     }
 
-    /// Hands packets of the host over by this port from now on.
-    pub fn set_host(&mut self, port: HostPort) {
+    /// Hands packets of the host over by this port from now on, and reads what its stack sends.
+    ///
+    /// # Errors
+    ///
+    /// The port cannot be polled.
+    pub fn set_host(&mut self, port: HostPort) -> io::Result<()> {
+        let descriptor = port.descriptor();
+        let mut source = SourceFd(&descriptor);
+        self.poll.registry().register(&mut source, HOST, Interest::READABLE)?;
         self.host = Some(port);
+        self.inbox = Inbox::new();
+        Ok(())
+    }
+
+    /// Whether it is the host's turn, and its stack has sent something.
+    fn has_host_sent(&mut self) -> bool {
+        let Self { host, inbox, host_turn, .. } = self;
+        let Some(port) = host.as_mut().filter(|port| port.is_read()) else { return false };
+        *host_turn = !*host_turn;
+        *host_turn && inbox.fill(port)
+    }
+
+    /// A burst of what the host's stack has sent.
+    #[cold]
+    fn host_burst(
+        &mut self,
+        process: impl FnOnce(&mut [Packet<'_>]),
+        mut settle: impl FnMut(DeviceId, usize, Verdict),
+    ) -> usize {
+        let mut inbox = std::mem::take(&mut self.inbox);
+        let mut packets = inbox.lend();
+        let came: ArrayVec<usize, BURST> = packets.iter().map(Packet::len).collect();
+        process(&mut packets);
+        for (packet, &length) in packets.iter().zip(&came) {
+            let verdict = match packet.verdict {
+                Verdict::Tx(device) if !self.send(device, packet.bytes()) => {
+                    Verdict::Drop(DropReason::TxRingFull)
+                }
+                // It came from there.
+                Verdict::Host => Verdict::Drop(DropReason::HostUnavailable),
+                other => other,
+            };
+            settle(DeviceId::HOST, length, verdict);
+        }
+        drop(packets);
+        self.inbox = inbox;
+        came.len()
     }
 
     /// Where the frames are.
@@ -138,13 +192,15 @@ impl XskIo {
     /// Does with a frame from queue `at` what its outcome says, and says what became of it.
     fn carry_out(&mut self, at: usize, mut frame: Frame, outcome: Outcome) -> Verdict {
         let verdict = match outcome.verdict {
-            Verdict::Tx(device) => match self.stage(at, &mut frame, device, outcome) {
-                Ok(queue) => {
-                    self.queues[queue].stage(frame);
-                    return outcome.verdict;
+            Verdict::Tx(device) if device != DeviceId::HOST => {
+                match self.stage(at, &mut frame, device, outcome) {
+                    Ok(queue) => {
+                        self.queues[queue].stage(frame);
+                        return outcome.verdict;
+                    }
+                    Err(reason) => Verdict::Drop(reason),
                 }
-                Err(reason) => Verdict::Drop(reason),
-            },
+            }
             other => other,
         };
         self.frames.free.push(frame);
@@ -196,6 +252,9 @@ impl Outcome {
             Verdict::Host if !hand_over(host, packet.bytes()) => {
                 Verdict::Drop(DropReason::HostUnavailable)
             }
+            Verdict::Tx(DeviceId::HOST) if !hand_over(host, packet.bytes()) => {
+                Verdict::Drop(DropReason::HostUnavailable)
+            }
             verdict => verdict,
         };
         Self { verdict, start: packet.start(), length: packet.len() }
@@ -212,6 +271,9 @@ impl Io for XskIo {
         process: impl FnOnce(&mut [Packet<'_>]),
         mut settle: impl FnMut(DeviceId, usize, Verdict),
     ) -> io::Result<usize> {
+        if self.has_host_sent() {
+            return Ok(self.host_burst(process, settle));
+        }
         let mut received = ArrayVec::<Frame, BURST>::new();
         let at = self.receive(&mut received);
         if received.is_empty() {
@@ -236,6 +298,9 @@ impl Io for XskIo {
     }
 
     fn send(&mut self, device: DeviceId, frame: &[u8]) -> bool {
+        if device == DeviceId::HOST {
+            return hand_over(&mut self.host, frame);
+        }
         let Some(at) = self.queues.iter().position(|queue| queue.device == device) else {
             return false;
         };
@@ -271,6 +336,10 @@ impl Io for XskIo {
     fn wait(&mut self, timeout: Duration) -> io::Result<()> {
         self.flush()?;
         if self.queues.iter_mut().any(Queue::is_ready) {
+            return Ok(());
+        }
+        let Self { host, inbox, .. } = self;
+        if host.as_mut().is_some_and(|port| port.is_read() && inbox.fill(port)) {
             return Ok(());
         }
         let pending = self.queues.iter().any(Queue::is_pending);

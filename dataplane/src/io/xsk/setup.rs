@@ -366,7 +366,17 @@ impl XskIo {
         route(&mut queues, slots);
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
         let events = Events::with_capacity(EVENTS);
-        Ok(Self { queues, frames, turn: 0, host: None, poll, events, waker })
+        Ok(Self {
+            queues,
+            frames,
+            turn: 0,
+            host: None,
+            inbox: super::Inbox::default(),
+            host_turn: false,
+            poll,
+            events,
+            waker,
+        })
     }
 }
 
