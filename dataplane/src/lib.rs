@@ -6,10 +6,11 @@
 //!
 //! Layers, lowest first; a module uses only what stands before it (`tests/tidy.rs` holds this):
 //! addr clock rng verdict < key network packet outbox < wire route < endpoint fragment
-//! < flow < forward sched < spec < service stats < pipeline < steering < io < worker director
+//! < flow < calls < forward sched < spec < service stats < pipeline < steering < io < worker director
 //! < ipvsadm.
 
 pub mod addr;
+pub mod calls;
 pub mod clock;
 pub mod endpoint;
 pub mod flow;

@@ -11,6 +11,7 @@ use hashbrown::{HashMap, HashSet};
 
 use crate::{
     addr::Addr,
+    calls::Calls,
     endpoint::EndpointId,
     flow::{FlowKey, timeout::Timeouts},
     route::{Path, Routes},
@@ -97,6 +98,23 @@ impl Default for Settings {
     }
 }
 
+/// `--pe` of a service: what else but the client's address its templates go by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// The Call-ID of SIP over UDP.
+    Sip,
+}
+
+impl Engine {
+    /// The names of all.
+    pub const NAMES: &'static [&'static str] = &["sip"];
+
+    /// The engine of this name.
+    pub fn by_name(name: &str) -> Option<Self> {
+        (name == "sip").then_some(Self::Sip)
+    }
+}
+
 /// `-p` and `-M` of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Persistence {
@@ -123,6 +141,8 @@ pub struct Service {
     pub persistence: Option<Persistence>,
     /// Every datagram is scheduled by itself.
     pub one_packet: bool,
+    /// Its persistence engine.
+    pub engine: Option<Engine>,
 }
 
 /// Everything a worker reads.
@@ -140,6 +160,10 @@ pub struct Snapshot {
     pub nat_reals: HashSet<(u8, Addr, u16)>,
     /// The addresses among them, whose fragments are put together.
     pub nat_addrs: HashSet<Addr>,
+    /// Address and port of the real servers that may begin calls, with the index of their service.
+    pub callers: HashMap<(Addr, u16), (u32, EndpointId)>,
+    /// The calls, once there was a service with a persistence engine.
+    pub calls: Option<Arc<Calls>>,
     /// The real servers at each address, over all services.
     pub by_addr: HashMap<Addr, Vec<EndpointId>>,
     /// The path to each real server, by endpoint id.

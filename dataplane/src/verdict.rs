@@ -96,6 +96,10 @@ reasons! {
     NoSuchDevice => "no-such-device",
     /// The host hand-over had no room, or there is none.
     HostUnavailable => "host-unavailable",
+    /// A packet to a service of the persistence engine sip that names no call.
+    NoCallId => "no-call-id",
+    /// There is no room for what the persistence engine keeps of another call.
+    CallsFull => "calls-full",
     /// Dropped by the drop_packet or drop_entry defence.
     Defence => "defence",
 }

@@ -63,15 +63,16 @@ fn pipeline(services: &[(u8, u16, Method, &str)]) -> Pipeline {
     director.set_network(network());
     for &(protocol, port, method, scheduler) in services {
         let key = ServiceKey::Address { protocol, addr: addr("10.0.0.1"), port };
+        let calls = port == 5060;
         director
             .add_service(&ServiceSpec {
                 key,
                 scheduler: scheduler.to_owned(),
                 flags: SchedFlags::default(),
-                persistence_s: None,
+                persistence_s: calls.then_some(60),
                 netmask: u32::MAX,
-                one_packet: false,
-                engine: None,
+                one_packet: calls,
+                engine: calls.then(|| "sip".to_owned()),
             })
             .unwrap();
         for real in ["10.2.0.11", "10.2.0.12"] {
@@ -192,6 +193,24 @@ fn nothing_else_asks_for_memory_either() {
             let fragment = fragment(&datagram, at, id);
             let (verdict, asked) = pass(&mut pipeline, &fragment, now);
             assert_eq!((verdict, asked), (Verdict::Consumed, 0));
+        }
+    }
+}
+
+#[test]
+fn no_call_asks_for_memory() {
+    let mut pipeline = pipeline(&[(17, 5060, Method::Nat, "rr")]);
+    for round in 0..3u32 {
+        for call in 0..300 {
+            let mut frame = Vec::new();
+            let message = format!("INVITE x SIP/2.0\r\nCall-ID: {call}@10.9.0.7\r\n\r\n");
+            PacketBuilder::ethernet2([2; 6], [4; 6])
+                .ipv4([11, 0, 0, 1], [10, 0, 0, 1], 64)
+                .udp(5060, 5060)
+                .write(&mut frame, message.as_bytes())
+                .unwrap();
+            let (verdict, asked) = pass(&mut pipeline, &frame, Tick(round * 16));
+            assert_eq!((verdict, asked), (Verdict::Tx(DeviceId(1)), 0));
         }
     }
 }

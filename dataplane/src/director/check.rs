@@ -7,6 +7,7 @@ use crate::{
     addr::{Addr, Family},
     endpoint::Method,
     sched::Scheduler,
+    service::Engine,
     wire::protocol,
 };
 
@@ -50,8 +51,8 @@ pub(super) fn service(spec: &ServiceSpec) -> Result<(), DirectorError> {
     if spec.key.family() == Family::V6 && !(1..=128).contains(&spec.netmask) {
         return invalid("netmask", format!("prefix length {}; 1 to 128", spec.netmask));
     }
-    if let Some(engine) = &spec.engine {
-        return invalid("engine", format!("persistence engine `{engine}` is not available yet"));
+    if spec.engine.as_ref().is_some_and(|name| Engine::by_name(name).is_none()) {
+        return Err(DirectorError::NoSuchScheduler);
     }
     Ok(())
 }

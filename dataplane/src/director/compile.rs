@@ -38,6 +38,8 @@ impl Director {
             vips,
             nat_addrs: self.translated().map(|(_, addr, _)| addr).collect(),
             nat_reals: self.translated().collect(),
+            callers: self.callers(),
+            calls: self.calls.clone(),
             by_addr: self.by_addr(),
             paths: self.paths.clone(),
             routes: Arc::clone(&self.routes),
@@ -56,6 +58,22 @@ impl Director {
         });
         let gone = self.trash.reals().filter(|real| real.translated);
         present.chain(gone.map(|real| (protocol(&real.key), real.addr, real.port)))
+    }
+
+    /// The real servers that may begin calls: those of nat, of services with an engine. Of several
+    /// at one address and port the one added last counts.
+    fn callers(&self) -> HashMap<(Addr, u16), (u32, EndpointId)> {
+        let mut callers = HashMap::new();
+        for (at, service) in (0..).zip(&self.services) {
+            let udp = matches!(service.spec.key, ServiceKey::Address { protocol: ip::UDP, .. });
+            if service.spec.engine.is_none() || !udp {
+                continue;
+            }
+            for real in service.reals.iter().rev().filter(|r| r.spec.method == Method::Nat) {
+                callers.insert((real.spec.addr, real.spec.port), (at, real.id));
+            }
+        }
+        callers
     }
 
     /// The real servers at each address.

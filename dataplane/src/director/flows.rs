@@ -1,7 +1,11 @@
 //! Flows as they are listed.
 
-use super::{Director, spec::FlowInfo};
+use super::{
+    Director,
+    spec::{EngineData, FlowInfo},
+};
 use crate::{
+    calls::Calls,
     clock::{TICKS_PER_SECOND, Tick},
     endpoint::AVAILABLE,
     flow::{
@@ -35,6 +39,14 @@ impl Director {
             _ => self.timeouts.ticks(flow.control.class()),
         };
         let left = ticks.checked_sub(now.since(flow.seen)).filter(|left| *left > 0)?;
+        let (client, engine) = match self.calls.as_ref().filter(|_| template) {
+            Some(calls) if Calls::is_name(flow.client) => {
+                let (client, id) = calls.describe(flow.client)?;
+                let data = String::from_utf8_lossy(&id).into_owned();
+                (client, Some(EngineData { name: "sip".to_owned(), data }))
+            }
+            _ => (flow.client, None),
+        };
         let [to_real, to_client] = flow.packets.map(u64::from);
         let [octets_to_real, octets_to_client] = flow.octets.map(u64::from);
         Some(FlowInfo {
@@ -45,12 +57,12 @@ impl Director {
             } else {
                 state_name(flow.protocol, flow.control.state())
             },
-            client: (flow.client, flow.client_port),
+            client: (client, flow.client_port),
             virt: end(flow.virt),
             real: end(flow.real),
             packets: (to_real, to_client),
             bytes: (octets_to_real, octets_to_client),
-            engine: None,
+            engine,
         })
     }
 }

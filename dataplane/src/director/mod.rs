@@ -25,6 +25,7 @@ use self::{
 };
 use crate::{
     addr::Addr,
+    calls::Calls,
     endpoint::{Description, EndpointId, Endpoints},
     flow::timeout::Timeouts,
     route::{Path, Routes},
@@ -37,6 +38,9 @@ pub use crate::{network, spec};
 
 pub use apply::{Applied, ApplyError, Desired};
 pub use settings::SETTINGS;
+
+/// Calls that a persistence engine keeps at once, at most: 20 MB.
+const CALLS_MAX: usize = 1 << 16;
 
 /// A real server as the director keeps it.
 #[derive(Clone, Debug)]
@@ -89,6 +93,8 @@ pub struct Director {
     network: Network,
     /// The same, compiled.
     routes: Arc<Routes>,
+    /// The calls of persistence engines, once there was a service with one.
+    calls: Option<Arc<Calls>>,
     /// IPVS sysctls.
     settings: Settings,
     /// Time-outs.
@@ -111,6 +117,7 @@ impl Director {
             paths: Vec::new(),
             network: Network::default(),
             routes: Arc::new(Routes::default()),
+            calls: None,
             settings: Settings::default(),
             timeouts: Timeouts::default(),
             generation: 0,

@@ -3,15 +3,16 @@
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use super::{
-    Director, ServiceEntry, check, less, plus,
+    CALLS_MAX, Director, ServiceEntry, check, less, plus,
     spec::{Counters, DirectorError, Rates, RealInfo, ServiceInfo, ServiceKey, ServiceSpec},
 };
 use crate::{
     addr::{Addr, Family},
+    calls::Calls,
     clock::TICKS_PER_SECOND,
     endpoint::{Description, EndpointId},
     sched::{Candidate, Change, SchedState, Scheduler},
-    service::{Persistence, Service},
+    service::{Engine, Persistence, Service},
 };
 
 impl ServiceEntry {
@@ -73,6 +74,7 @@ fn compiled(
             mask: client_mask(spec),
         }),
         one_packet: spec.one_packet,
+        engine: spec.engine.as_deref().and_then(Engine::by_name),
     }
 }
 
@@ -109,6 +111,7 @@ impl Director {
             protocol,
             ..Description::default()
         });
+        self.keep_calls(spec);
         let state = Arc::new(SchedState::default());
         let scheduler = Scheduler::by_name(&spec.scheduler, &[], spec.flags, None)
             .expect("the scheduler's name was checked above");
@@ -126,6 +129,13 @@ impl Director {
         Ok(())
     }
 
+    /// Makes room for calls with the first service that has an engine; it stays.
+    fn keep_calls(&mut self, spec: &ServiceSpec) {
+        if spec.engine.is_some() && self.calls.is_none() {
+            self.calls = Some(Arc::new(Calls::new(CALLS_MAX)));
+        }
+    }
+
     /// Edits a service; what is not in the key may change.
     ///
     /// # Errors
@@ -134,6 +144,7 @@ impl Director {
     pub fn edit_service(&mut self, spec: &ServiceSpec) -> Result<(), DirectorError> {
         self.service(&spec.key)?;
         check::service(spec)?;
+        self.keep_calls(spec);
         let entry = self.service_mut(&spec.key)?;
         entry.spec = spec.clone();
         entry.rebuild(Change::Service);

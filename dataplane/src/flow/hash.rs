@@ -65,6 +65,13 @@ impl fmt::Debug for HashKey {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowHash(pub(super) u64);
 
+impl FlowHash {
+    /// All its bits.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+}
+
 /// Which hash a table was filled with; a number that a mapping's header keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

@@ -180,6 +180,11 @@ impl Pipeline {
 pub(super) fn settle(cx: &Context<'_>, ended: &Entry) {
     let control = ended.control();
     cx.endpoints.get(ended.real()).unbind(bound(control));
+    if control.has(TEMPLATE)
+        && let Some(calls) = &cx.snapshot.calls
+    {
+        calls.release(ended.client());
+    }
     if control.has(CONTROLLED)
         && let Some(template) = template_of(cx, ended)
     {

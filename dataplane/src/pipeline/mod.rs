@@ -10,6 +10,7 @@
 
 mod advance;
 mod answer;
+mod call;
 mod defence;
 mod gather;
 mod housekeep;

@@ -6,6 +6,7 @@
 use super::{
     Context, Met, Outcome, Pipeline,
     advance::{method, method_flags},
+    call,
     send::Hop,
     template::Placed,
 };
@@ -26,7 +27,7 @@ use crate::{
 };
 
 /// Stands for the template of a flow that hangs on none: slot 0 is never given out.
-const NO_TEMPLATE: FlowId = FlowId { slot: 0, generation: 0 };
+pub(super) const NO_TEMPLATE: FlowId = FlowId { slot: 0, generation: 0 };
 
 /// The source port of active FTP's data connections. A packet from it opens no flow: with nat
 /// it belongs to one already, or it is a real server's own.
@@ -58,7 +59,7 @@ impl Pipeline {
     ) -> Outcome {
         match cx.snapshot.find(&parsed.key) {
             Some(service) => self.open(cx, packet, parsed, service),
-            None => self.unknown(cx, packet, &parsed),
+            None => self.unknown(cx, packet, parsed),
         }
     }
 
@@ -79,7 +80,7 @@ impl Pipeline {
         if parsed.key.source_port == FTP_DATA || !state::opens(protocol, parsed.flags, sloppy) {
             return self.stray(cx, packet, &parsed);
         }
-        match self.schedule(cx, &parsed, service)? {
+        match self.schedule(cx, &parsed, service, call::message(service, packet, &parsed))? {
             Scheduled::Flow(id, direction) => {
                 let flow = cx.table.get(id).ok_or(DropReason::TableFull)?;
                 match direction {
@@ -116,7 +117,8 @@ impl Pipeline {
             return None;
         }
         let asked = Parsed { key, ..*parsed };
-        let hop = match self.schedule(cx, &asked, service) {
+        // A message that is only quoted names no call.
+        let hop = match self.schedule(cx, &asked, service, &[]) {
             Ok(Scheduled::Flow(id, _)) => {
                 let flow = cx.table.get(id)?;
                 let method = method(flow.control());
@@ -133,19 +135,24 @@ impl Pipeline {
         Some(self.forward(cx, packet, &parsed, hop))
     }
 
-    /// Finds a real server for a packet to a service and makes the flow.
+    /// Finds a real server for a packet to a service and makes the flow. `message` is what the
+    /// service's engine looks at.
     fn schedule(
         &mut self,
         cx: &Context<'_>,
         parsed: &Parsed,
         service: &Service,
+        message: &[u8],
     ) -> Result<Scheduled, DropReason> {
         if self.defence.drops_packet() {
             return Err(DropReason::Defence);
         }
-        let placed = match service.persistence {
-            Some(persistence) => self.place(cx, parsed, (service, persistence))?,
-            None => self.pick(cx, parsed, service).map(|real| (real, NO_TEMPLATE)),
+        let placed = match (service.persistence, service.engine) {
+            (Some(persistence), Some(_)) => {
+                self.place_call(cx, (parsed, message), (service, persistence))?
+            }
+            (Some(persistence), None) => self.place(cx, parsed, (service, persistence))?,
+            (None, _) => self.pick(cx, parsed, service).map(|real| (real, NO_TEMPLATE)),
         };
         let Some((real, template)) = placed else { return Ok(Scheduled::Nowhere) };
         if service.one_packet && parsed.key.protocol == protocol::UDP {
@@ -182,7 +189,7 @@ impl Pipeline {
 
     /// Makes a flow: bound to its real server, inactive, without a state. Another worker may have
     /// been faster: then it is that one's flow.
-    fn create(
+    pub(super) fn create(
         &mut self,
         cx: &Context<'_>,
         parsed: &Parsed,
@@ -257,13 +264,18 @@ impl Pipeline {
     }
 
     /// A packet to no service.
-    fn unknown(&mut self, cx: &Context<'_>, packet: &mut Packet<'_>, parsed: &Parsed) -> Outcome {
+    fn unknown(&mut self, cx: &Context<'_>, packet: &mut Packet<'_>, parsed: Met<'_>) -> Outcome {
         let key = &parsed.key;
+        if !cx.snapshot.callers.is_empty()
+            && let Some(outcome) = self.open_from_real(cx, packet, parsed)
+        {
+            return outcome;
+        }
         if cx.snapshot.is_vip(key.source)
             && let Some((flow, Direction::ToReal)) = cx.table.lookup(&key.reversed(), cx.endpoints)
             && flow.control().has(ONE_WAY)
         {
-            return Ok(self.passing_reply(cx, packet, parsed, flow));
+            return Ok(self.passing_reply(cx, packet, &parsed, flow));
         }
         let is_real = [key.source_port, 0]
             .iter()
@@ -272,8 +284,8 @@ impl Pipeline {
             let reset = key.protocol == protocol::TCP && parsed.flags & tcp::RST != 0;
             if !reset && parsed.ttl > 1 {
                 // The kernel asks this where it forwards: one hop is already taken off.
-                forward::decrement_ttl(packet, parsed);
-                self.port_unreachable(cx, packet, parsed);
+                forward::decrement_ttl(packet, &parsed);
+                self.port_unreachable(cx, packet, &parsed);
                 return Err(DropReason::NoDestination);
             }
         }

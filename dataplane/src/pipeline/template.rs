@@ -83,12 +83,12 @@ impl Pipeline {
 }
 
 /// A client's address as its template has it.
-fn masked(client: Addr, mask: u128) -> Addr {
+pub(super) fn masked(client: Addr, mask: u128) -> Addr {
     Addr::v6(client.bits() & mask)
 }
 
 /// Whether a template's real server may still be used.
-fn is_good(cx: &Context<'_>, template: &Entry) -> bool {
+pub(super) fn is_good(cx: &Context<'_>, template: &Entry) -> bool {
     let real = cx.endpoints.get(template.real());
     let quiescent = real.weight() == 0 && cx.snapshot.settings.expire_quiescent_template;
     real.flags() & AVAILABLE != 0 && !quiescent

@@ -38,6 +38,7 @@ pub mod ipv6;
 pub mod quote;
 pub mod reply;
 pub mod sctp;
+pub mod sip;
 pub mod split;
 pub mod tcp;
 pub mod udp;
