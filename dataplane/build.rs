@@ -1,4 +1,4 @@
-//! Compiles the steering program, if feature `xsk` wants it.
+//! Compiles the BPF programs, if feature `xsk` wants them.
 //!
 //! Needs clang, libbpf's headers and the kernel's: on Debian the packages clang, libbpf-dev and
 //! linux-libc-dev.
@@ -9,8 +9,9 @@ use std::{
     process::Command,
 };
 
-/// Where the program's source lies, below the package.
-const SOURCE: &str = "src/steering/steer.c";
+/// Where the programs' sources lie, below the package, and what each becomes.
+const PROGRAMS: [(&str, &str); 2] =
+    [("src/steering/steer.c", "steer.o"), ("src/io/xsk/send.c", "send.o")];
 
 /// What it includes.
 const HEADER: &str = "src/steering/packet.h";
@@ -20,29 +21,31 @@ fn main() {
     if env::var_os("CARGO_FEATURE_XSK").is_none() {
         return;
     }
-    println!("cargo::rerun-if-changed={SOURCE}");
     println!("cargo::rerun-if-changed={HEADER}");
     println!("cargo::rerun-if-env-changed=CLANG");
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("steer.o");
-    if let Err(message) = compile(&out) {
-        println!("cargo::error={message}");
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    for (source, object) in PROGRAMS {
+        println!("cargo::rerun-if-changed={source}");
+        if let Err(message) = compile(source, &out.join(object)) {
+            println!("cargo::error={message}");
+        }
     }
 }
 
 /// Runs clang; the error says which Debian package is missing.
-fn compile(out: &Path) -> Result<(), String> {
+fn compile(source: &str, out: &Path) -> Result<(), String> {
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets the target's architecture");
     let run = Command::new(&clang)
         .args(["-target", "bpf", "-O2", "-g", "-Wall", "-Wextra", "-Werror"])
         // Debian keeps <asm/types.h> in the directory of the architecture.
         .arg(format!("-I/usr/include/{arch}-linux-gnu"))
-        .args(["-fdebug-compilation-dir=.", "-c", SOURCE, "-o"])
+        .args(["-fdebug-compilation-dir=.", "-c", source, "-o"])
         .arg(out)
         .output();
     let output = run.map_err(|error| {
         format!(
-            "feature xsk compiles {SOURCE} with {clang}, which does not run ({error}): \
+            "feature xsk compiles {source} with {clang}, which does not run ({error}): \
              install the Debian package clang, or name a clang in the variable CLANG"
         )
     })?;
@@ -55,11 +58,11 @@ fn compile(out: &Path) -> Result<(), String> {
     }
     Err(match text.lines().find(|line| line.contains("file not found")) {
         Some(line) if line.contains("bpf/") => {
-            format!("{SOURCE} needs libbpf's headers: install the Debian package libbpf-dev")
+            format!("{source} needs libbpf's headers: install the Debian package libbpf-dev")
         }
         Some(_) => format!(
-            "{SOURCE} needs the kernel's headers: install the Debian package linux-libc-dev"
+            "{source} needs the kernel's headers: install the Debian package linux-libc-dev"
         ),
-        None => format!("{clang} refuses {SOURCE}"),
+        None => format!("{clang} refuses {source}"),
     })
 }

@@ -7,6 +7,7 @@ mod demo;
 mod lb;
 mod pipeline;
 mod replay;
+mod rig;
 mod suite;
 
 use std::{
@@ -36,6 +37,11 @@ enum Command {
     },
     /// Measure the cost of a packet over synthetic flows.
     Pipeline(pipeline::Args),
+    /// Measure xvsd on the wire, beside the kernel, nftables and HAProxy (root).
+    Rig(rig::Rig),
+    /// Forward everything between two interfaces, exchanging link addresses only.
+    #[command(hide = true)]
+    Swap(rig::swap::Swap),
     /// Real HTTP through nat, dr and ipip, in network namespaces of its own.
     Demo(demo::Demo),
     /// Unwrap IPIP for a real server whose kernel has no tunnel device.
@@ -50,6 +56,8 @@ fn main() -> ExitCode {
         Command::Replay(args) => replay::run(&args, &mut out),
         Command::Conform { dir } => conform::run(&dir, &mut out).map(|passed| u8::from(!passed)),
         Command::Pipeline(args) => pipeline::run(&args, &mut out).map(|()| 0),
+        Command::Rig(rig) => rig.run(&mut out),
+        Command::Swap(swap) => swap.run(&mut out).map(|()| 0),
         Command::Demo(demo) => demo.run(&mut out),
         Command::Decap(decap) => decap.run(&mut out).map(|()| 0),
         Command::Suite(suite) => suite.run(&mut out),

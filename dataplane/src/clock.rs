@@ -17,6 +17,13 @@ impl Tick {
         Self(seconds.wrapping_mul(TICKS_PER_SECOND))
     }
 
+    /// The tick that a number of nanoseconds after the origin lies in.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "ticks wrap by design")]
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self((nanos / (1_000_000_000 / TICKS_PER_SECOND as u64)) as u32)
+    }
+
     /// Ticks from `earlier` to `self`; 0 if `earlier` lies in the future.
     #[inline]
     pub const fn since(self, earlier: Self) -> u32 {
@@ -43,9 +50,8 @@ pub trait Clock {
     fn nanos(&self) -> u64;
 
     /// The same in ticks.
-    #[expect(clippy::cast_possible_truncation, reason = "ticks wrap by design")]
     fn now(&self) -> Tick {
-        Tick((self.nanos() / (1_000_000_000 / u64::from(TICKS_PER_SECOND))) as u32)
+        Tick::from_nanos(self.nanos())
     }
 }
 

@@ -30,6 +30,14 @@ impl Counter {
         self.0.store(self.0.load(Relaxed).wrapping_add(amount), Relaxed);
     }
 
+    /// Raises it to `value` if that is more. The owning worker only.
+    #[inline]
+    pub fn raise(&self, value: u64) {
+        if value > self.get() {
+            self.set(value);
+        }
+    }
+
     /// Its value.
     #[inline]
     pub fn get(&self) -> u64 {
@@ -142,6 +150,10 @@ pub struct WorkStats {
     pub idle_turns: Counter,
     /// Times the worker slept.
     pub sleeps: Counter,
+    /// The longest turn so far, in nanoseconds: a burst, its transmission, housekeeping.
+    pub longest_turn: Counter,
+    /// The longest that putting a snapshot in force took so far, in nanoseconds; part of its turn.
+    pub longest_adoption: Counter,
     /// Flows created.
     pub flows_created: Counter,
     /// Flows expired.

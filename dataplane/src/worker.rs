@@ -16,7 +16,11 @@ use std::{
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::{
-    clock::Clock, flow::TableWorker, io::Io, pipeline::Pipeline, service::Snapshot,
+    clock::{Clock, Tick},
+    flow::TableWorker,
+    io::Io,
+    pipeline::Pipeline,
+    service::Snapshot,
     stats::WorkerStats,
 };
 
@@ -56,8 +60,10 @@ pub struct Worker<I, C> {
     stats: Arc<WorkerStats>,
     /// How long to spin before sleeping, in nanoseconds.
     spin_nanos: u64,
-    /// When the last packet came.
+    /// When the last turn began that brought a packet.
     busy_at: u64,
+    /// How long ago that was when the last turn ended.
+    idle_nanos: u64,
     /// When the packets that wait for a next hop were last looked at.
     parked_at: u64,
     /// Whether this second's sweep of the flow table is done: no sleep before, or flows would
@@ -79,6 +85,7 @@ impl<I: Io, C: Clock> Worker<I, C> {
             stats,
             spin_nanos,
             busy_at,
+            idle_nanos: 0,
             parked_at: busy_at,
             swept: false,
         }
@@ -91,10 +98,8 @@ impl<I: Io, C: Clock> Worker<I, C> {
     /// A device is gone.
     pub fn run(&mut self) -> io::Result<()> {
         while !self.link.stop.load(Relaxed) {
-            let nanos = self.clock.nanos();
-            if self.turn()? > 0 {
-                self.busy_at = nanos;
-            } else if self.swept && nanos.saturating_sub(self.busy_at) >= self.spin_nanos {
+            let idle = self.turn()? == 0;
+            if idle && self.swept && self.idle_nanos >= self.spin_nanos {
                 self.sleep()?;
             }
         }
@@ -108,11 +113,10 @@ impl<I: Io, C: Clock> Worker<I, C> {
     ///
     /// A device is gone.
     pub fn turn(&mut self) -> io::Result<usize> {
-        let now = self.clock.now();
+        let began = self.clock.nanos();
+        let now = Tick::from_nanos(began);
         if let Ok(snapshot) = self.link.incoming.try_recv() {
-            let old = self.pipeline.adopt(snapshot, now);
-            // Control has gone away if nobody takes it: then it is freed here.
-            self.link.retired.try_send(old).ok();
+            self.adopt(snapshot, began);
         }
         let Self { io, pipeline, stats, .. } = self;
         let received = io.burst(
@@ -124,13 +128,28 @@ impl<I: Io, C: Clock> Worker<I, C> {
         }
         io.flush()?;
         self.swept = self.pipeline.housekeep(now, SWEEP_SLOTS);
-        let nanos = self.clock.nanos();
-        if nanos.saturating_sub(self.parked_at) >= PARKED_NANOS {
-            self.parked_at = nanos;
+        let ended = self.clock.nanos();
+        if ended.saturating_sub(self.parked_at) >= PARKED_NANOS {
+            self.parked_at = ended;
             self.pipeline.give_up_parked(now);
         }
+        if received > 0 {
+            self.busy_at = began;
+        }
+        self.idle_nanos = ended.saturating_sub(self.busy_at);
+        self.stats.work.longest_turn.raise(ended.saturating_sub(began));
         stats_of(&self.stats, received);
         Ok(received)
+    }
+
+    /// Puts a snapshot in force, in a turn that began at `began`.
+    #[cold]
+    fn adopt(&mut self, snapshot: Arc<Snapshot>, began: u64) {
+        let old = self.pipeline.adopt(snapshot, Tick::from_nanos(began));
+        // Control has gone away if nobody takes it: then it is freed here.
+        self.link.retired.try_send(old).ok();
+        let took = self.clock.nanos().saturating_sub(began);
+        self.stats.work.longest_adoption.raise(took);
     }
 
     /// Sleeps until there is something to do; other workers need not wait for this one meanwhile.

@@ -12,12 +12,13 @@ use std::{
 
 use xvs_dataplane::{
     addr::Addr,
-    clock::{ManualClock, Tick},
+    clock::{Clock, ManualClock, Tick},
     endpoint::{Description, EndpointId, Endpoints},
     flow::{FlowKey, FlowTable, HashKey, Inserted, NewFlow, Pages, TableConfig},
     io::Io,
     packet::Packet,
     pipeline::{Parts, Pipeline},
+    service::Snapshot,
     stats::Stats,
     verdict::{DeviceId, Verdict},
     worker::{Worker, WorkerLink},
@@ -57,6 +58,16 @@ impl Io for Quiet {
 
 /// A worker without packets, worker 0 of a table for `flows` flows and two workers.
 fn quiet(flows: usize) -> (Worker<Quiet, ManualClock>, Arc<FlowTable>, Arc<Endpoints>, Stats) {
+    let (_, incoming) = crossbeam_channel::bounded(1);
+    quiet_by(ManualClock::default(), flows, incoming)
+}
+
+/// The same by any clock, with configurations to come.
+fn quiet_by<C: Clock>(
+    clock: C,
+    flows: usize,
+    incoming: crossbeam_channel::Receiver<Arc<Snapshot>>,
+) -> (Worker<Quiet, C>, Arc<FlowTable>, Arc<Endpoints>, Stats) {
     let endpoints = Arc::new(Endpoints::new(8));
     let stats = Stats::new(1, 8);
     let mut config = TableConfig::new(flows, 2, HashKey::from_seed(1));
@@ -73,10 +84,8 @@ fn quiet(flows: usize) -> (Worker<Quiet, ManualClock>, Arc<FlowTable>, Arc<Endpo
         answers_per_second: 1,
     });
     let stop = Arc::new(AtomicBool::new(false));
-    let (_, incoming) = crossbeam_channel::bounded(1);
     let (retired, _) = crossbeam_channel::bounded(1);
     let link = WorkerLink { incoming, retired, stop: Arc::clone(&stop) };
-    let clock = ManualClock::default();
     let worker = Worker::new(Quiet { stop }, clock, pipeline, link, Duration::ZERO);
     (worker, table, endpoints, stats)
 }
@@ -121,4 +130,32 @@ fn a_worker_that_spins_without_packets_holds_up_no_slot_that_others_free() {
     }
     other.quiesce();
     assert!(other.insert(&new(0), &endpoints, Tick(0)).is_ok(), "{:?}", other.counters());
+}
+
+/// A clock that goes on by a microsecond each time it is read.
+#[derive(Default)]
+struct Stepping(std::cell::Cell<u64>);
+
+impl Clock for Stepping {
+    fn nanos(&self) -> u64 {
+        self.0.set(self.0.get() + 1000);
+        self.0.get()
+    }
+}
+
+#[test]
+fn the_longest_turn_and_what_a_change_took_of_it_are_kept() {
+    let (changes, incoming) = crossbeam_channel::bounded(1);
+    let (mut worker, _, _, stats) = quiet_by(Stepping::default(), 10, incoming);
+    let longest = || {
+        let work = &stats.worker(0).work;
+        (work.longest_turn.get(), work.longest_adoption.get())
+    };
+    worker.turn().unwrap();
+    assert_eq!(longest(), (1000, 0));
+    changes.send(Arc::default()).unwrap();
+    worker.turn().unwrap();
+    assert_eq!(longest(), (2000, 1000));
+    worker.turn().unwrap();
+    assert_eq!(longest(), (2000, 1000));
 }

@@ -71,6 +71,11 @@ impl Balancer {
         self.process.wait_end(KILLED).map(drop)
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// All that the daemon logged.
     pub fn log(&self) -> String {
         self.process.printed()

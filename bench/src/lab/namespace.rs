@@ -7,11 +7,12 @@ use std::{
     ffi::OsStr,
     fs::File,
     io::Write as _,
-    os::fd::AsRawFd as _,
+    os::fd::{AsFd as _, AsRawFd as _},
     process::{self, Command, Stdio},
 };
 
 use anyhow::{Context as _, bail};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::{folder, process::run};
 
@@ -56,6 +57,17 @@ impl Namespace {
     /// The path that iproute2 and nsenter know it by while this handle lives.
     fn path(&self) -> String {
         format!("/proc/{}/fd/{}", process::id(), self.handle.as_raw_fd())
+    }
+
+    /// Moves the calling thread in, for the rest of its life.
+    ///
+    /// # Errors
+    ///
+    /// Without root.
+    pub fn enter(&self) -> anyhow::Result<()> {
+        let network = Some(LinkNameSpaceType::Network);
+        move_into_link_name_space(self.handle.as_fd(), network)
+            .with_context(|| format!("cannot enter {}", self.label))
     }
 
     /// A command that runs inside, and gets SIGTERM when the thread that starts it ends.

@@ -11,7 +11,10 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    thread::{CpuSet, sched_setaffinity},
+};
 
 use super::interrupt;
 
@@ -168,6 +171,17 @@ pub fn is_installed(name: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     let root = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     env::split_paths(&path).chain(root).any(|folder| folder.join(name).is_file())
+}
+
+/// Pins the calling thread to a CPU.
+///
+/// # Errors
+///
+/// There is no such CPU.
+pub fn pin(cpu: usize) -> anyhow::Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu);
+    sched_setaffinity(None, &cpus).with_context(|| format!("CPU {cpu}"))
 }
 
 /// One of our own programs, built beside the running one.

@@ -86,6 +86,14 @@ pub(super) fn statistics(statistics: &v1::GetStatisticsResponse) -> String {
             out.push_str(&format!("  failed last: {}\n", worker.last_failure));
         }
     }
+    let longest = |of: fn(&v1::WorkerStatistics) -> u64| {
+        statistics.workers.iter().map(of).max().unwrap_or(0).div_ceil(1000)
+    };
+    out.push_str(&format!(
+        "\nLongest turn      {:>9} us\nLongest adoption  {:>9} us of a changed configuration\n",
+        longest(|worker| worker.longest_turn_nanoseconds),
+        longest(|worker| worker.longest_adoption_nanoseconds)
+    ));
     let sacrificed: u64 = statistics.workers.iter().map(|worker| worker.flows_sacrificed).sum();
     if sacrificed > 0 {
         out.push_str(&format!("\nFlows ended before their time by drop_entry: {sacrificed}\n"));

@@ -132,6 +132,8 @@ fn worker(
         answers_suppressed: work.answers_suppressed.get(),
         flows_sacrificed: work.flows_sacrificed.get(),
         room_short: work.room_short.get() != 0,
+        longest_turn_nanoseconds: work.longest_turn.get(),
+        longest_adoption_nanoseconds: work.longest_adoption.get(),
         last_failure: report.last_failure.clone(),
     }
 }

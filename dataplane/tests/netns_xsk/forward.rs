@@ -9,7 +9,7 @@ use std::{
 use xvs_dataplane::{
     io::{
         host,
-        xsk::{self, BusyPoll, XskError, XskOptions},
+        xsk::{self, BusyPoll, Transmit, XskError, XskOptions},
     },
     packet::Packet,
     steering::{AttachMode, Limits, Mode, Steering},
@@ -18,8 +18,8 @@ use xvs_dataplane::{
 
 use crate::{
     forwarder::{
-        Forwarder, PATIENCE, Seen, Setup, assert_whole, bind, echo, exchange, forward, options,
-        payloads,
+        Forwarder, PATIENCE, Seen, Setup, assert_whole, bind, echo, exchange, forward, in_bursts,
+        options, payloads,
     },
     rig::{Netns, Rig, VIP},
 };
@@ -53,8 +53,10 @@ fn forwards_with(options: &XskOptions, reached: Mode, mtu: usize) {
         println!("{report}");
         assert_eq!(report.attachment.mode, reached);
         assert!(!report.zero_copy, "veth cannot without its peer");
+        assert_eq!(report.in_bursts, options.transmit == Transmit::Auto, "{report}");
     }
-    let forwarder = Forwarder::start(setup.workers.pop().unwrap(), forward);
+    let io = setup.workers.pop().unwrap();
+    let forwarder = rig.lb.run(|| Forwarder::start(io, forward));
     echo(&rig.server);
     let lengths = || (1..40).chain([300, 777, mtu - 49, mtu - 48]);
     exchange(&rig.client, "10.1.0.2", &payloads(lengths().chain([mtu - 28])));
@@ -88,6 +90,13 @@ fn a_service_is_forwarded_while_the_worker_polls_the_device_itself() {
     let busy = BusyPoll { micros: 20, budget: 64 };
     let options = XskOptions { busy_poll: Some(busy), ..options(AttachMode::Native) };
     forwards_with(&options, Mode::Native, 1500);
+}
+
+#[test]
+fn a_service_is_forwarded_in_bursts_whatever_the_mode_and_the_length() {
+    forwards_with(&in_bursts(AttachMode::Native), Mode::Native, 1500);
+    forwards_with(&in_bursts(AttachMode::Generic), Mode::Generic, 1500);
+    forwards_with(&in_bursts(AttachMode::Native), Mode::Native, 3498);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use xvs_dataplane::{
     addr::Addr,
     io::{
         Io as _,
-        xsk::{self, Census, KernelDrops, Offloads, XskIo, XskOptions, XskReport},
+        xsk::{self, Census, KernelDrops, Offloads, Transmit, XskIo, XskOptions, XskReport},
     },
     packet::Packet,
     steering::{
@@ -79,8 +79,15 @@ impl Setup {
     }
 }
 
+/// Small rings, and packets leave by them.
 pub(crate) const fn options(mode: AttachMode) -> XskOptions {
-    XskOptions { mode, zero_copy: true, ring: 512, busy_poll: None }
+    let transmit = Transmit::Ring;
+    XskOptions { mode, zero_copy: true, ring: 512, busy_poll: None, transmit }
+}
+
+/// The same, and packets leave in bursts: a worker must run in the box's namespace.
+pub(crate) const fn in_bursts(mode: AttachMode) -> XskOptions {
+    XskOptions { transmit: Transmit::Auto, ..options(mode) }
 }
 
 /// What a forwarder saw.

@@ -15,10 +15,10 @@ use xvs_dataplane::{
 
 use crate::{
     forwarder::{
-        Forwarder, PATIENCE, Seen, Setup, assert_whole, echo, exchange, forward, options, payloads,
-        turn,
+        Forwarder, PATIENCE, PORT, Seen, Setup, assert_whole, bind, echo, exchange, forward,
+        in_bursts, options, payloads, turn,
     },
-    rig::{C0, L0, Rig},
+    rig::{C0, L0, Rig, VIP},
 };
 
 /// A frame of the service from the client, with this source port.
@@ -127,6 +127,41 @@ fn an_interface_that_goes_down_gives_its_frames_back_when_it_is_up_again() {
     }
     assert_whole(&io);
     assert_eq!(flood(&mut io, 100), 100);
+}
+
+#[test]
+fn a_burst_by_an_interface_that_is_down_is_dropped_and_told_and_one_that_is_gone_an_error() {
+    let Some(rig) = Rig::new(1, 1500) else { return };
+    let mut setup = Setup::new(&rig.lb, 1, &in_bursts(AttachMode::Native));
+    let mut io = setup.workers.pop().unwrap();
+    let client = rig.client.run(|| bind("10.1.0.2", 0));
+    let told = |io: &mut XskIo, state: &str| {
+        rig.lb.ip(state);
+        client.send_to(b"?", (VIP, PORT)).unwrap();
+        let mut verdicts = Vec::new();
+        let deadline = Instant::now() + PATIENCE;
+        rig.lb.run(|| {
+            loop {
+                let process = |packets: &mut [Packet<'_>]| packets.iter_mut().for_each(forward);
+                // The server may answer what came before.
+                io.burst(process, |device, _, verdict| {
+                    verdicts.extend((device == DeviceId(0)).then_some(verdict));
+                })?;
+                if !verdicts.is_empty() {
+                    return Ok(verdicts);
+                }
+                assert!(Instant::now() < deadline, "no packet came");
+                io.wait(Duration::from_millis(10))?;
+            }
+        })
+    };
+    // The queue of an interface that is down refuses all.
+    let lost = vec![Verdict::Drop(DropReason::TxRingFull)];
+    assert_eq!(told(&mut io, "link set l1 down").unwrap(), lost);
+    assert_eq!(told(&mut io, "link set l1 up").unwrap(), [Verdict::Tx(DeviceId(1))]);
+    assert_whole(&io);
+    let gone: Result<Vec<Verdict>, std::io::Error> = told(&mut io, "link del l1");
+    assert!(gone.is_err(), "{gone:?}");
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! AF_XDP: packets that steering takes out of the kernel, in memory shared with it.
 //!
 //! Each worker owns one memory and one socket for each of its queues. A received frame is lent to
-//! the pipeline; a packet that leaves goes out from the same frame, moved within it only if its
-//! start changed. Frames are conserved: free, in the kernel's hands to fill, or in its hands to
+//! the pipeline. With zero-copy, a packet that leaves goes out from the same frame, moved within it
+//! only if its start changed; without, a burst is sent from copies at once ([`Transmit`]), several
+//! times faster than the ring then is. Frames are conserved: free, in the kernel's hands to fill, or in its hands to
 //! send, they always add up ([`Census`]).
 //!
 //! Each packet that a full ring refuses is dropped with its reason, never kept.
@@ -11,6 +12,7 @@
 mod frames;
 mod netdev;
 mod queue;
+mod sender;
 mod setup;
 
 use std::{io, sync::Arc, time::Duration};
@@ -21,6 +23,7 @@ use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
 use self::{
     frames::{Frame, Frames},
     queue::Queue,
+    sender::{SHORTEST, Sender},
 };
 use super::{
     Io,
@@ -33,10 +36,7 @@ use crate::{
 
 pub use netdev::receive_queues;
 pub use queue::BusyPoll;
-pub use setup::{Offloads, Opened, XskError, XskOptions, XskReport, open};
-
-/// Octets of an Ethernet header: nothing shorter is sent.
-const SHORTEST: usize = 14;
+pub use setup::{Offloads, Opened, Transmit, XskError, XskOptions, XskReport, open};
 
 /// How long a wait lasts at most while the kernel owes us a transmission.
 const PENDING_WAIT: Duration = Duration::from_millis(1);
@@ -53,6 +53,8 @@ pub struct XskIo {
     /// Before `frames`: sockets go before their memory.
     queues: Vec<Queue>,
     frames: Frames,
+    /// Sends bursts; without it packets leave by the rings.
+    sender: Option<Sender>,
     /// Whose turn it is.
     turn: usize,
     /// Where packets of the host go; without it they are dropped.
@@ -176,6 +178,13 @@ impl XskIo {
         Ok(sum)
     }
 
+    /// # Errors
+    ///
+    /// An interface is gone.
+    fn still_there(&self) -> io::Result<()> {
+        self.queues.iter().try_for_each(Queue::still_there)
+    }
+
     /// Takes a burst from the next queue that has packets, and says which.
     fn receive(&mut self, into: &mut ArrayVec<Frame, BURST>) -> usize {
         for _ in 0..self.queues.len() {
@@ -284,6 +293,22 @@ impl Io for XskIo {
         let mut packets: ArrayVec<Packet<'_>, BURST> = lent.collect();
         let came: ArrayVec<usize, BURST> = packets.iter().map(Packet::len).collect();
         process(&mut packets);
+        if let Some(sender) = &mut self.sender {
+            for packet in &mut packets {
+                packet.verdict = Outcome::of(packet, &mut self.host).verdict;
+            }
+            let suspicious = sender.carry_out(&mut packets);
+            for (packet, &length) in packets.iter().zip(&came) {
+                settle(device, length, packet.verdict);
+            }
+            drop(packets);
+            self.frames.free.extend(received);
+            self.queues[at].refill(&mut self.frames);
+            if suspicious {
+                self.still_there()?;
+            }
+            return Ok(came.len());
+        }
         let outcomes: ArrayVec<Outcome, BURST> =
             packets.drain(..).map(|packet| Outcome::of(&packet, &mut self.host)).collect();
         drop(packets);
@@ -300,6 +325,9 @@ impl Io for XskIo {
     fn send(&mut self, device: DeviceId, frame: &[u8]) -> bool {
         if device == DeviceId::HOST {
             return hand_over(&mut self.host, frame);
+        }
+        if let Some(sender) = &mut self.sender {
+            return sender.push(device, frame).is_ok();
         }
         let Some(at) = self.queues.iter().position(|queue| queue.device == device) else {
             return false;
@@ -323,6 +351,9 @@ impl Io for XskIo {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        if let Some(sender) = &mut self.sender {
+            sender.send(|_, _| {});
+        }
         for queue in &mut self.queues {
             queue.submit();
             queue.kick()?;
@@ -349,11 +380,6 @@ impl Io for XskIo {
             result => result?,
         }
         // An AF_XDP socket reports no error to those who poll it, so a quiet one is asked.
-        if self.events.is_empty() {
-            for queue in &self.queues {
-                queue.still_there()?;
-            }
-        }
-        Ok(())
+        if self.events.is_empty() { self.still_there() } else { Ok(()) }
     }
 }

@@ -17,6 +17,7 @@ use super::{
     frames::{Frames, XDP_HEADROOM},
     netdev::{self, GroOff},
     queue::{Binding, Queue},
+    sender::{Port, Sender},
 };
 use crate::{
     io::sys,
@@ -47,11 +48,26 @@ pub struct XskOptions {
     pub ring: u32,
     /// Busy polling.
     pub busy_poll: Option<BusyPoll>,
+    /// How packets leave.
+    pub transmit: Transmit,
+}
+
+/// How packets leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transmit {
+    /// By the rings with zero-copy; without, a burst in one call, where the kernel can (Linux 5.17).
+    /// Then a worker must run in the network namespace of its interfaces: the kernel looks for them
+    /// there.
+    #[default]
+    Auto,
+    /// By the rings.
+    Ring,
 }
 
 impl Default for XskOptions {
     fn default() -> Self {
-        Self { mode: AttachMode::Auto, zero_copy: true, ring: 2048, busy_poll: None }
+        let (mode, transmit) = (AttachMode::Auto, Transmit::Auto);
+        Self { mode, zero_copy: true, ring: 2048, busy_poll: None, transmit }
     }
 }
 
@@ -155,6 +171,10 @@ pub struct XskReport {
     pub huge_pages: bool,
     /// Whether receive offload (GRO) was switched off for the generic mode.
     pub gro_off: bool,
+    /// Whether packets leave a burst at a time.
+    pub in_bursts: bool,
+    /// Why they do not, where that was tried.
+    pub bursts_refused: Option<String>,
 }
 
 impl fmt::Display for XskReport {
@@ -168,6 +188,12 @@ impl fmt::Display for XskReport {
         )?;
         if let Some(reason) = &self.attachment.native_refused {
             write!(f, ", native refused: {reason}")?;
+        }
+        if self.in_bursts {
+            f.write_str(", sends bursts")?;
+        }
+        if let Some(reason) = &self.bursts_refused {
+            write!(f, ", sending bursts refused: {reason}")?;
         }
         if self.gro_off { f.write_str(", GRO switched off") } else { Ok(()) }
     }
@@ -204,6 +230,8 @@ pub struct Opened {
 #[derive(Debug)]
 struct Interface<'a> {
     name: &'a str,
+    /// The kernel's number of it.
+    index: u32,
     slot: DeviceId,
     mtu: u32,
     queues: u32,
@@ -263,7 +291,7 @@ fn prepare<'a>(
     workers: usize,
     mode: AttachMode,
 ) -> Result<Interface<'a>, XskError> {
-    let (_, mtu) = sys::interface(name).map_err(failed(name))?;
+    let (index, mtu) = sys::interface(name).map_err(failed(name))?;
     let mtu = u32::try_from(mtu).unwrap_or(u32::MAX);
     let largest = CHUNKS[1] - XDP_HEADROOM - LINK_HEADER;
     if mtu > largest {
@@ -277,7 +305,7 @@ fn prepare<'a>(
         return Err(XskError::TooManyQueues { interface: name.into(), queues });
     }
     let attachment = steering.attach(slot, name, mode)?;
-    Ok(Interface { name, slot, mtu, queues, attachment, gro_off: false })
+    Ok(Interface { name, index, slot, mtu, queues, attachment, gro_off: false })
 }
 
 /// Opens one worker's sockets: with zero-copy if wanted and possible on all of them.
@@ -296,6 +324,14 @@ fn open_worker(
         }
         other => other?,
     };
+    let copied = queues.iter().all(|(queue, _)| queue.zero_copy().is_ok_and(|zero| !zero));
+    let sender = match options.transmit {
+        Transmit::Auto if copied => Some(Sender::new(ports(interfaces))),
+        _ => None,
+    };
+    let bursts_refused = sender.as_ref().and_then(|sender| sender.as_ref().err());
+    let bursts_refused = bursts_refused.map(ToString::to_string);
+    let sender = sender.and_then(Result::ok);
     let mut reports = Vec::new();
     for (queue, number) in &queues {
         let interface = &interfaces[usize::from(queue.device.0)];
@@ -308,11 +344,22 @@ fn open_worker(
             zero_copy: queue.zero_copy().map_err(failed(interface.name))?,
             huge_pages: frames.huge_pages,
             gro_off: interface.gro_off,
+            in_bursts: sender.is_some(),
+            bursts_refused: bursts_refused.clone(),
         });
     }
     let queues = queues.into_iter().map(|(queue, _)| queue).collect();
-    let io = XskIo::new(frames, queues, interfaces.len()).map_err(XskError::Poll)?;
+    let io = XskIo::new((frames, queues), sender, interfaces.len()).map_err(XskError::Poll)?;
     Ok((io, reports))
+}
+
+/// The interfaces as they are sent by.
+fn ports(interfaces: &[Interface<'_>]) -> Vec<Port> {
+    let port = |each: &Interface<'_>| Port {
+        index: each.index,
+        longest: (each.mtu + LINK_HEADER) as usize,
+    };
+    interfaces.iter().map(port).collect()
 }
 
 /// A worker's memory and its sockets with their queue numbers.
@@ -356,7 +403,11 @@ fn bind(
 }
 
 impl XskIo {
-    fn new(frames: Frames, mut queues: Vec<Queue>, slots: usize) -> io::Result<Self> {
+    fn new(
+        (frames, mut queues): (Frames, Vec<Queue>),
+        sender: Option<Sender>,
+        slots: usize,
+    ) -> io::Result<Self> {
         let poll = Poll::new()?;
         for (at, queue) in queues.iter().enumerate() {
             let descriptor = queue.as_fd().as_raw_fd();
@@ -369,6 +420,7 @@ impl XskIo {
         Ok(Self {
             queues,
             frames,
+            sender,
             turn: 0,
             host: None,
             inbox: super::Inbox::default(),

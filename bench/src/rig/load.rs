@@ -1,0 +1,256 @@
+//! The generator and the sink of the rig, in namespaces of their own (`load.c`).
+//!
+//! Each is a thread that entered its namespace. The generator keeps its CPU busy; the sink is only
+//! a program on a hook and costs no thread once attached.
+
+use std::{
+    net::Ipv4Addr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    thread::{self, JoinHandle},
+};
+
+use anyhow::{Context as _, anyhow};
+use aya::{
+    Ebpf, TestRun as _, TestRunAttrs, TestRunOptions, include_bytes_aligned,
+    maps::{Array, PerCpuArray},
+    programs::{
+        LinkOrder, SchedClassifier, TcAttachType, Xdp,
+        tc::{NlOptions, TcAttachOptions, qdisc_add_clsact},
+    },
+};
+use rustix::net::netdevice::name_to_index;
+use xvs_bench::lab::{Namespace, process::pin};
+
+/// The compiled `load.c`.
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/load.o"));
+
+/// Octets of a frame without its check sequence, as in `load.c`.
+const FRAME: usize = 60;
+
+/// Octets of `struct plan`.
+const PLAN: usize = 80;
+
+/// Frames that the kernel hands over in one go: a driver's burst.
+const BATCH: u32 = 64;
+
+/// Frames of one call: some milliseconds, so that a stop is seen soon.
+const CALL: u32 = 1 << 14;
+
+/// What packets are made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
+    /// `true`: TCP SYNs, each of a new connection; `false`: UDP over `flows` flows.
+    pub(super) fresh: bool,
+    /// Flows that take turns.
+    pub(super) flows: u32,
+    /// Where packets go.
+    pub(super) to: (Ipv4Addr, u16),
+    /// The first of the senders' addresses, which end in two free octets.
+    pub(super) from: Ipv4Addr,
+    /// The link address of the load balancer.
+    pub(super) mac: [u8; 6],
+    /// The first new flow's number.
+    pub(super) first: u32,
+}
+
+impl Plan {
+    /// As `struct plan` holds it.
+    fn octets(&self, interface: u32) -> [u8; PLAN] {
+        let mut out = [0; PLAN];
+        out[..4].copy_from_slice(&interface.to_ne_bytes());
+        let flows = if self.fresh { 0 } else { self.flows };
+        out[4..8].copy_from_slice(&flows.to_ne_bytes());
+        out[8..12].copy_from_slice(&self.first.to_ne_bytes());
+        out[16..16 + FRAME].copy_from_slice(&self.frame());
+        out
+    }
+
+    /// The packet, but for what `load.c` fills in.
+    fn frame(&self) -> [u8; FRAME] {
+        let mut frame = [0; FRAME];
+        frame[..6].copy_from_slice(&self.mac);
+        frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
+        frame[12..14].copy_from_slice(&[8, 0]);
+        let (ip, l4) = frame[14..].split_at_mut(20);
+        let length = u16::try_from(20 + l4.len()).expect("a small packet");
+        ip[0] = 0x45;
+        ip[2..4].copy_from_slice(&length.to_be_bytes());
+        ip[8] = 64;
+        ip[9] = if self.fresh { 6 } else { 17 };
+        ip[12..16].copy_from_slice(&self.from.octets());
+        ip[16..20].copy_from_slice(&self.to.0.octets());
+        l4[2..4].copy_from_slice(&self.to.1.to_be_bytes());
+        if self.fresh {
+            // A sequence number, no options, SYN, a window.
+            l4[4..8].copy_from_slice(&[1, 2, 3, 4]);
+            l4[12..16].copy_from_slice(&[0x50, 0x02, 0xff, 0xff]);
+        } else {
+            l4[4..6].copy_from_slice(&(length - 20).to_be_bytes());
+        }
+        frame
+    }
+}
+
+/// A generator at work. Dropping it stops it.
+#[derive(Debug)]
+pub(super) struct Generator {
+    stop: Arc<AtomicBool>,
+    made: Arc<AtomicU64>,
+    thread: Option<JoinHandle<anyhow::Result<()>>>,
+}
+
+impl Generator {
+    /// Starts one on a device of a namespace, on a CPU of its own.
+    pub(super) fn start(
+        namespace: &Arc<Namespace>,
+        device: &'static str,
+        cpu: usize,
+        plan: Plan,
+    ) -> Self {
+        let (stop, made) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let (namespace, stopped, count) =
+            (Arc::clone(namespace), Arc::clone(&stop), Arc::clone(&made));
+        let thread = thread::spawn(move || {
+            namespace.enter()?;
+            pin(cpu)?;
+            generate(device, plan, &stopped, &count)
+        });
+        Self { stop, made, thread: Some(thread) }
+    }
+
+    /// Packets made so far.
+    pub(super) fn made(&self) -> u64 {
+        self.made.load(Relaxed)
+    }
+
+    /// Stops it.
+    ///
+    /// # Errors
+    ///
+    /// Why it did not work.
+    pub(super) fn end(mut self) -> anyhow::Result<()> {
+        self.stop.store(true, Relaxed);
+        let thread = self.thread.take().expect("only here and in drop");
+        thread.join().map_err(|_panic| anyhow!("the generator panicked"))?
+    }
+}
+
+impl Drop for Generator {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // Whoever drops it has an error of its own to tell.
+            drop(thread.join());
+        }
+    }
+}
+
+fn generate(device: &str, plan: Plan, stop: &AtomicBool, made: &AtomicU64) -> anyhow::Result<()> {
+    let socket = rustix::net::socket(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        None,
+    )?;
+    let index = name_to_index(&socket, device).with_context(|| device.to_owned())?;
+    let mut bpf = Ebpf::load(OBJECT).context("the generator")?;
+    let mut plans: Array<_, [u8; PLAN]> = Array::try_from(bpf.map_mut("plans").context("plans")?)?;
+    plans.set(0, plan.octets(index), 0)?;
+    let program: &mut Xdp = bpf.program_mut("xvs_generate").context("program")?.try_into()?;
+    program.load()?;
+    let frame = plan.frame();
+    while !stop.load(Relaxed) {
+        let options = TestRunOptions {
+            data_in: Some(&frame),
+            repeat: CALL,
+            attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
+            ..TestRunOptions::new()
+        };
+        program.test_run(options).context("live frames; Linux 5.18 or newer has them")?;
+        made.fetch_add(CALL.into(), Relaxed);
+    }
+    Ok(())
+}
+
+/// What counts and drops at the far end. Gone when dropped.
+pub(super) struct Sink {
+    bpf: Ebpf,
+}
+
+impl Sink {
+    /// Puts one on a device of a namespace.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses it.
+    pub(super) fn start(namespace: &Arc<Namespace>, device: &'static str) -> anyhow::Result<Self> {
+        let namespace = Arc::clone(namespace);
+        let attach = move || {
+            namespace.enter()?;
+            let mut bpf = Ebpf::load(OBJECT).context("the sink")?;
+            let program: &mut SchedClassifier =
+                bpf.program_mut("xvs_sink").context("program")?.try_into()?;
+            program.load()?;
+            let tcx = TcAttachOptions::TcxOrder(LinkOrder::first());
+            if program.attach_with_options(device, TcAttachType::Ingress, tcx).is_err() {
+                qdisc_add_clsact(device).context("clsact")?;
+                let clsact = TcAttachOptions::Netlink(NlOptions::default());
+                program.attach_with_options(device, TcAttachType::Ingress, clsact)?;
+            }
+            Ok(Self { bpf })
+        };
+        thread::spawn(attach).join().map_err(|_panic| anyhow!("the sink panicked"))?
+    }
+
+    /// Packets that arrived so far.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, which has no reason for one.
+    pub(super) fn arrived(&self) -> anyhow::Result<u64> {
+        let map = self.bpf.map("arrived").context("arrived")?;
+        let counts: PerCpuArray<_, u64> = PerCpuArray::try_from(map)?;
+        Ok(counts.get(&0, 0)?.iter().sum())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::SlicedPacket;
+
+    use super::*;
+
+    fn plan(fresh: bool) -> Plan {
+        let (to, from) = ((Ipv4Addr::new(10, 96, 0, 1), 80), Ipv4Addr::new(10, 7, 0, 0));
+        Plan { fresh, flows: 1000, to, from, mac: [2, 0, 0, 0, 0, 9], first: 7 }
+    }
+
+    #[test]
+    fn packets_are_what_they_are_called() {
+        for fresh in [false, true] {
+            let frame = plan(fresh).frame();
+            let packet = SlicedPacket::from_ethernet(&frame).unwrap();
+            match packet.transport.unwrap() {
+                etherparse::TransportSlice::Tcp(tcp) => {
+                    assert!(fresh && tcp.syn() && !tcp.ack());
+                    assert_eq!(tcp.destination_port(), 80);
+                }
+                etherparse::TransportSlice::Udp(udp) => {
+                    assert!(!fresh);
+                    assert_eq!((udp.destination_port(), udp.length()), (80, 26));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_plan_is_laid_out_as_the_program_reads_it() {
+        let octets = plan(true).octets(3);
+        let word = |at: usize| u32::from_ne_bytes(octets[at..at + 4].try_into().unwrap());
+        assert_eq!((word(0), word(4), word(8)), (3, 0, 7));
+        assert_eq!(octets[16..22], [2, 0, 0, 0, 0, 9]);
+    }
+}
