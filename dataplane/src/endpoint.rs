@@ -100,8 +100,13 @@ pub struct Endpoint {
     tunnel: AtomicU64,
     /// upper 32, lower 32.
     thresholds: AtomicU64,
+    /// Path MTU learned from an ICMP error, in octets; 0 if none was. Here and not with the load,
+    /// because every packet asks for it.
+    pub learned_mtu: AtomicU32,
+    /// When it was learned, in ticks.
+    pub learned_at: AtomicU32,
     /// Fills the line.
-    _rest: [u64; 3],
+    _rest: [u64; 2],
     /// How busy it is.
     pub load: Load,
 }
@@ -120,10 +125,6 @@ pub struct Load {
     pub refs: AtomicU32,
     /// 1 while overloaded (`IP_VS_DEST_F_OVERLOAD`).
     pub overloaded: AtomicU32,
-    /// Path MTU learned from an ICMP error, in octets; 0 if none was.
-    pub learned_mtu: AtomicU32,
-    /// When it was learned, in ticks.
-    pub learned_at: AtomicU32,
 }
 
 impl Load {
@@ -248,6 +249,12 @@ impl Endpoint {
         (self.word.load(Relaxed) >> 48) as u16
     }
 
+    /// Port, flags and sum, read at once.
+    #[inline]
+    pub fn brief(&self) -> Brief {
+        Brief(self.word.load(Relaxed))
+    }
+
     /// The flags.
     #[inline]
     pub fn flags(&self) -> u16 {
@@ -277,6 +284,31 @@ impl Endpoint {
     #[inline]
     pub fn tunnel(&self) -> u32 {
         (self.tunnel.load(Relaxed) >> 32) as u32
+    }
+}
+
+/// What a packet of a known flow wants to know of an endpoint beside its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Brief(u64);
+
+#[expect(clippy::cast_possible_truncation, reason = "fields are packed into words on purpose")]
+impl Brief {
+    /// The port; 0 if it takes every port.
+    #[inline]
+    pub const fn port(self) -> u16 {
+        self.0 as u16
+    }
+
+    /// [`AVAILABLE`] and its kin.
+    #[inline]
+    pub const fn flags(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
+
+    /// The one's complement sum of address and port.
+    #[inline]
+    pub const fn sum(self) -> u16 {
+        (self.0 >> 48) as u16
     }
 }
 

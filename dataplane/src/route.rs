@@ -18,6 +18,7 @@ pub const NO_PATH: u32 = 0;
 
 /// A resolved way: what a frame needs to get to a next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(align(64))]
 pub struct Path {
     /// The device it leaves through.
     pub device: DeviceId,
@@ -35,6 +36,10 @@ pub struct Path {
     pub routed: bool,
     /// Whether the next hop's link address is known.
     pub resolved: bool,
+    /// The start of the link header, its ethertype left out: destination and source.
+    link: [u8; 12],
+    /// Octets of the largest IP packet that can leave at once: `mtu`, or 0 while not `resolved`.
+    room: u16,
 }
 
 impl Path {
@@ -48,6 +53,8 @@ impl Path {
         next_hop: Addr::UNSPECIFIED,
         routed: false,
         resolved: false,
+        link: [0; 12],
+        room: 0,
     };
 
     /// The way to a real server on the box itself: no route leads there.
@@ -57,6 +64,27 @@ impl Path {
     #[inline]
     pub fn is_host(&self) -> bool {
         self.device == DeviceId::HOST
+    }
+
+    /// The same path with its link header ready, if its next hop is known.
+    fn ready(mut self) -> Self {
+        let (destination, source) = self.link.split_at_mut(6);
+        destination.copy_from_slice(&self.destination);
+        source.copy_from_slice(&self.source);
+        self.room = if self.routed && self.resolved { self.mtu } else { 0 };
+        self
+    }
+
+    /// The start of the link header of frames that leave this way: destination and source.
+    #[inline]
+    pub const fn link(&self) -> &[u8; 12] {
+        &self.link
+    }
+
+    /// Octets of the largest IP packet that can leave at once; 0 if none can.
+    #[inline]
+    pub const fn room(&self) -> u16 {
+        self.room
     }
 }
 
@@ -117,6 +145,7 @@ impl Routes {
                 path.next_hop = gateway;
                 path.destination = mac.copied().unwrap_or_default();
                 path.resolved = mac.is_some();
+                path = path.ready();
                 id = number(path);
             }
             let (prefix, length) = route.prefix;
@@ -134,7 +163,7 @@ impl Routes {
                 continue;
             };
             let path = Path { destination: n.mac, next_hop: n.addr, resolved: true, ..entry.path };
-            neighbours.insert((n.device, n.addr), number(path));
+            neighbours.insert((n.device, n.addr), number(path.ready()));
         }
         let own = |&(addr, length): &(Addr, u8)| {
             let mask = mask(addr, length);
@@ -148,6 +177,12 @@ impl Routes {
     #[inline]
     pub fn get(&self, id: u32) -> &Path {
         self.paths.get(id as usize).unwrap_or(&Path::NONE)
+    }
+
+    /// The paths that have a number, by number.
+    #[inline]
+    pub fn numbered(&self) -> &[Path] {
+        &self.paths
     }
 
     /// The path to `to` and its number; [`NO_PATH`] if the path is not resolved yet or leads
@@ -200,6 +235,8 @@ fn on_link(network: &Network, interface: usize, route: &Route) -> Path {
         next_hop: Addr::UNSPECIFIED,
         routed: true,
         resolved: false,
+        link: [0; 12],
+        room: 0,
     }
 }
 

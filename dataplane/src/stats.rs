@@ -12,6 +12,7 @@ use std::sync::{
 
 use crate::{
     endpoint::EndpointId,
+    flow::Direction,
     spec::Counters,
     verdict::{DeviceId, DropReason, Verdict},
 };
@@ -114,29 +115,30 @@ impl DeviceStats {
 pub struct EndpointStats {
     /// Connections scheduled.
     pub conns: Counter,
-    /// Packets from clients.
-    pub in_packets: Counter,
-    /// Packets to clients.
-    pub out_packets: Counter,
-    /// Octets from clients.
-    pub in_bytes: Counter,
-    /// Octets to clients.
-    pub out_bytes: Counter,
+    /// Packets from clients and to clients: by [`Direction`].
+    packets: [Counter; 2],
+    /// Their octets.
+    octets: [Counter; 2],
 }
 
 impl EndpointStats {
+    /// Counts a packet.
+    #[inline]
+    pub fn count(&self, direction: Direction, octets: u64) {
+        self.packets[direction as usize].add(1);
+        self.octets[direction as usize].add(octets);
+    }
+
     /// Counts a packet from the client.
     #[inline]
     pub fn count_in(&self, octets: u64) {
-        self.in_packets.add(1);
-        self.in_bytes.add(octets);
+        self.count(Direction::ToReal, octets);
     }
 
     /// Counts a packet to the client.
     #[inline]
     pub fn count_out(&self, octets: u64) {
-        self.out_packets.add(1);
-        self.out_bytes.add(octets);
+        self.count(Direction::ToClient, octets);
     }
 }
 
@@ -233,10 +235,10 @@ impl Stats {
         self.0.iter().map(|worker| worker.endpoint(id)).fold(Counters::default(), |sum, e| {
             Counters {
                 conns: sum.conns + e.conns.get(),
-                in_packets: sum.in_packets + e.in_packets.get(),
-                out_packets: sum.out_packets + e.out_packets.get(),
-                in_bytes: sum.in_bytes + e.in_bytes.get(),
-                out_bytes: sum.out_bytes + e.out_bytes.get(),
+                in_packets: sum.in_packets + e.packets[0].get(),
+                out_packets: sum.out_packets + e.packets[1].get(),
+                in_bytes: sum.in_bytes + e.octets[0].get(),
+                out_bytes: sum.out_bytes + e.octets[1].get(),
             }
         })
     }

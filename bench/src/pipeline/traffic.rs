@@ -17,7 +17,10 @@ use dataplane::{
     rng::Rng,
     sched::SchedFlags,
     verdict::DeviceId,
-    wire::{checksum::Sum, protocol},
+    wire::{
+        checksum::{self, Sum},
+        protocol,
+    },
 };
 
 const CLIENT: DeviceId = DeviceId(0);
@@ -190,6 +193,11 @@ fn octets(udp: bool, flags: u8, from: (u32, u16), to: (u32, u16)) -> [u8; FRAME]
         frame[46] = 5 << 4;
         frame[47] = flags;
     }
+    let at = if udp { 40 } else { 50 };
+    let protocol = if udp { protocol::UDP } else { protocol::TCP };
+    let pseudo = checksum::pseudo(Addr::v4(from.0), Addr::v4(to.0), protocol, 30);
+    let sum = Sum::of(&frame[34..]).plus(pseudo).udp_checksum();
+    frame[at..at + 2].copy_from_slice(&sum.to_be_bytes());
     frame
 }
 

@@ -58,6 +58,21 @@ pub struct NewFlow {
     pub any_port: u16,
 }
 
+/// The two ends of a packet, as the entry of its flow names them.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends {
+    /// The client: source of a request, destination of a reply.
+    pub client: Addr,
+    /// Its port.
+    pub client_port: u16,
+    /// The other end: the service's of a request, the real server's of a reply.
+    pub other: Addr,
+    /// Its port.
+    pub other_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+}
+
 /// A flow table entry.
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
@@ -227,6 +242,20 @@ impl Entry {
     pub fn set_client_path(&self, path: u16, generation: u16) {
         self.client_path.store(path, Relaxed);
         self.client_path_generation.store(generation, Release);
+    }
+
+    /// Whether a packet with these ends belongs here, of which `control` was seen and `endpoint` is the
+    /// other end: as a lookup would say, but never true of a template or with full NAT.
+    #[inline(always)]
+    pub fn is_of(&self, ends: &Ends, endpoint: &Endpoint, control: Control) -> bool {
+        let port = self.port_of(endpoint);
+        let addresses = (self.client().bits() ^ ends.client.bits())
+            | (endpoint.addr().bits() ^ ends.other.bits());
+        let rest = (self.client_port() ^ ends.client_port)
+            | (port ^ ends.other_port)
+            | u16::from(self.protocol() ^ ends.protocol)
+            | (control.flags() & (flag::LIVE | flag::TEMPLATE | flag::FULLNAT)) ^ flag::LIVE;
+        addresses | u128::from(rest) == 0
     }
 
     /// Whether a packet with this key, found through a word of this direction, belongs here: then

@@ -13,7 +13,7 @@ use std::{fmt, hash::Hasher as _};
 use siphasher::sip::SipHasher13;
 
 use super::{FlowKey, cpu::Aes};
-use crate::rng::Rng;
+use crate::{addr::Addr, rng::Rng};
 
 /// The secret the hash is keyed with: five AES round keys in ten words.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -106,6 +106,33 @@ impl FlowHasher {
         if self.aes.is_some() { HashKind::Aes } else { HashKind::Sip }
     }
 
+    /// Hashes the key of an IPv4 packet: source and destination, the former in the upper half, and
+    /// its [`tail`].
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the two halves of a word")]
+    pub(super) fn hash_v4(&self, addresses: u64, tail: u64) -> FlowHash {
+        match self.aes {
+            Some(aes) => FlowHash(by_aes_v4(aes, &self.keys, addresses, tail)),
+            None => {
+                let (source, destination) = ((addresses >> 32) as u32, addresses as u32);
+                let key = key(Addr::v4(source), Addr::v4(destination), tail);
+                FlowHash(by_sip(&self.keys, &key))
+            }
+        }
+    }
+
+    /// Hashes the key of an IPv6 packet.
+    #[inline(always)]
+    pub(super) fn hash_v6(&self, addresses: (u128, u128), tail: u64) -> FlowHash {
+        match self.aes {
+            Some(aes) => FlowHash(by_aes_v6(aes, &self.keys, addresses, tail)),
+            None => {
+                let key = key(Addr::v6(addresses.0), Addr::v6(addresses.1), tail);
+                FlowHash(by_sip(&self.keys, &key))
+            }
+        }
+    }
+
     /// Hashes `key`.
     #[inline]
     pub(super) fn hash(&self, key: &FlowKey) -> FlowHash {
@@ -116,25 +143,53 @@ impl FlowHasher {
     }
 }
 
-/// What a key has beside its addresses: 42 bits.
+/// What a key has beside its addresses, as [`Tuple`] has it.
 #[inline]
 const fn tail(key: &FlowKey) -> u64 {
-    (key.source_port as u64)
-        | (key.destination_port as u64) << 16
+    (key.source_port as u64) << 16
+        | (key.destination_port as u64)
         | (key.protocol as u64) << 32
         | (key.template as u64) << 40
 }
 
 #[inline]
 fn by_aes(aes: Aes, keys: &[[u128; 5]; 3], key: &FlowKey) -> u64 {
-    let tail = u128::from(tail(key)) << 64;
     if key.source.is_v4() && key.destination.is_v4() {
-        let addresses = u128::from(key.source.low32()) | u128::from(key.destination.low32()) << 32;
-        return aes.four_rounds(addresses | tail, &keys[0]);
+        let addresses = u64::from(key.source.low32()) << 32 | u64::from(key.destination.low32());
+        return by_aes_v4(aes, keys, addresses, tail(key));
     }
-    aes.four_rounds(tail | 1 << 127, &keys[0])
-        ^ aes.four_rounds(key.source.bits(), &keys[1])
-        ^ aes.four_rounds(key.destination.bits(), &keys[2])
+    by_aes_v6(aes, keys, (key.source.bits(), key.destination.bits()), tail(key))
+}
+
+#[inline(always)]
+fn by_aes_v4(aes: Aes, keys: &[[u128; 5]; 3], addresses: u64, tail: u64) -> u64 {
+    aes.four_rounds(u128::from(addresses) | u128::from(tail) << 64, &keys[0])
+}
+
+#[inline(always)]
+fn by_aes_v6(
+    aes: Aes,
+    keys: &[[u128; 5]; 3],
+    (source, destination): (u128, u128),
+    tail: u64,
+) -> u64 {
+    aes.four_rounds(u128::from(tail) << 64 | 1 << 127, &keys[0])
+        ^ aes.four_rounds(source, &keys[1])
+        ^ aes.four_rounds(destination, &keys[2])
+}
+
+/// The key that a packet's fields name.
+#[cold]
+#[expect(clippy::cast_possible_truncation, reason = "fields of a word")]
+const fn key(source: Addr, destination: Addr, tail: u64) -> FlowKey {
+    FlowKey {
+        source,
+        destination,
+        source_port: (tail >> 16) as u16,
+        destination_port: tail as u16,
+        protocol: (tail >> 32) as u8,
+        template: false,
+    }
 }
 
 #[cold]
@@ -151,14 +206,13 @@ fn by_sip([[words, ..], ..]: &[[u128; 5]; 3], key: &FlowKey) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::Addr;
 
     fn hashers(seed: u64) -> Vec<FlowHasher> {
         let best = FlowHasher::new(&HashKey::from_seed(seed));
         vec![best, FlowHasher { aes: None, ..best }]
     }
 
-    fn key(v6: bool) -> FlowKey {
+    fn example(v6: bool) -> FlowKey {
         let addr =
             |low: u32| if v6 { Addr::v6(0xfd << 120 | u128::from(low)) } else { Addr::v4(low) };
         FlowKey {
@@ -175,7 +229,7 @@ mod tests {
     fn every_part_of_a_key_and_of_the_secret_matters() {
         for hasher in hashers(1) {
             for v6 in [false, true] {
-                let base = key(v6);
+                let base = example(v6);
                 let mut seen = vec![hasher.hash(&base).0];
                 for changed in [
                     base.reversed(),
@@ -199,12 +253,23 @@ mod tests {
     }
 
     #[test]
+    fn a_packets_fields_hash_as_its_key_does() {
+        for hasher in hashers(5) {
+            let (v4, v6) = (example(false), example(true));
+            let addresses = u64::from(v4.source.low32()) << 32 | u64::from(v4.destination.low32());
+            assert_eq!(hasher.hash_v4(addresses, tail(&v4)), hasher.hash(&v4));
+            let addresses = (v6.source.bits(), v6.destination.bits());
+            assert_eq!(hasher.hash_v6(addresses, tail(&v6)), hasher.hash(&v6));
+        }
+    }
+
+    #[test]
     fn neighbouring_clients_spread_evenly_over_both_halves() {
         for hasher in hashers(7) {
             for v6 in [false, true] {
                 let (mut high, mut low) = ([0u32; 64], [0u32; 64]);
                 for port in 0..64 * 256 {
-                    let hash = hasher.hash(&FlowKey { source_port: port, ..key(v6) }).0;
+                    let hash = hasher.hash(&FlowKey { source_port: port, ..example(v6) }).0;
                     high[(hash >> 58) as usize] += 1;
                     low[(hash >> 1 & 63) as usize] += 1;
                 }

@@ -17,11 +17,13 @@ mod half_open;
 mod hash;
 mod index;
 mod layout;
+mod look;
 #[cfg(all(test, loom))]
 mod loom;
 mod mapping;
 mod reclaim;
 mod slots;
+mod steady;
 mod sync;
 mod table;
 mod view;
@@ -29,11 +31,13 @@ mod worker;
 
 pub use audit::Audit;
 pub use control::{Control, flag};
-pub use entry::{Entry, NewFlow};
+pub use entry::{Ends, Entry, NewFlow};
 pub use expiry::{Expiry, SHED_MAX, Swept};
 pub use hash::{FlowHash, HashKey, HashKind};
 pub use index::Probe;
+pub use look::Look;
 pub use mapping::{Pages, Region};
+pub use steady::Steady;
 pub use table::{
     CAPACITY_MAX, FlowId, FlowRef, FlowTable, Memory, TableConfig, TableError, WORKERS_MAX,
 };

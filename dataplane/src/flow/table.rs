@@ -142,7 +142,7 @@ impl Deref for FlowRef<'_> {
 pub struct FlowTable {
     pub(super) storage: Storage,
     pub(super) plan: Plan,
-    hasher: FlowHasher,
+    pub(super) hasher: FlowHasher,
     /// Half-open flows of one worker.
     pub(super) half_open: usize,
 }

@@ -22,7 +22,7 @@ pub(super) const fn overhead(tunnel: u32) -> usize {
 
 impl Forward for Gre {
     fn to_real(packet: &mut Packet<'_>, job: &Job<'_>) -> Result<(), DropReason> {
-        let inherited = outer::unwrap(packet, job)?;
+        let inherited = outer::unwrap(packet, &job.tunnel())?;
         let header = gre::Header { ethertype: job.parsed.ethertype };
         if job.real.tunnel() & TUNNEL_CHECKSUM != 0 {
             header.emit_with_checksum(packet.prepend()?);
@@ -30,6 +30,6 @@ impl Forward for Gre {
         } else {
             header.emit(packet.prepend()?);
         }
-        outer::wrap(packet, job, protocol::GRE, inherited)
+        outer::wrap(packet, &job.tunnel(), protocol::GRE, inherited)
     }
 }

@@ -25,7 +25,7 @@ pub(super) const OVERHEAD: usize = udp::LEN + gue::LEN;
 
 impl Forward for Gue {
     fn to_real(packet: &mut Packet<'_>, job: &Job<'_>) -> Result<(), DropReason> {
-        let inherited = outer::unwrap(packet, job)?;
+        let inherited = outer::unwrap(packet, &job.tunnel())?;
         let inside = outer::inner_protocol(job.parsed.family);
         gue::Header { protocol: inside }.emit(packet.prepend()?);
         let tunnel = job.real.tunnel();
@@ -36,7 +36,7 @@ impl Forward for Gue {
         if tunnel & (TUNNEL_CHECKSUM | TUNNEL_REMOTE_CHECKSUM) != 0 {
             udp::seal(packet.bytes_mut(), job.path.local, job.real.addr());
         }
-        outer::wrap(packet, job, protocol::UDP, inherited)
+        outer::wrap(packet, &job.tunnel(), protocol::UDP, inherited)
     }
 }
 

@@ -5,7 +5,7 @@
 //! The real server unwraps it and answers the client directly, so nothing comes back through us.
 //! Source: RFC 2003; IPv6 inside: RFC 4213; IPv6 outside: RFC 2473.
 
-use super::{Forward, Job, outer};
+use super::{Forward, Job};
 use crate::{packet::Packet, verdict::DropReason};
 
 /// IPVS tunnelling, `-i`.
@@ -15,7 +15,6 @@ pub(super) struct Ipip;
 impl Forward for Ipip {
     #[inline]
     fn to_real(packet: &mut Packet<'_>, job: &Job<'_>) -> Result<(), DropReason> {
-        let inherited = outer::unwrap(packet, job)?;
-        outer::wrap(packet, job, outer::inner_protocol(job.parsed.family), inherited)
+        super::ipip(packet, &job.tunnel())
     }
 }

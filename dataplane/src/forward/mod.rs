@@ -50,6 +50,32 @@ pub struct Job<'a> {
     pub pmtu_disc: bool,
 }
 
+/// What a tunnel's outer headers are made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Tunnel<'a> {
+    /// Family of the client's packet.
+    pub family: Family,
+    /// Where it starts in the frame.
+    pub l3: usize,
+    /// Who serves it.
+    pub real: &'a Endpoint,
+    /// The way it goes.
+    pub path: &'a Path,
+    /// Identification for an outer IPv4 header that may be fragmented.
+    pub id: u16,
+    /// Whether DF is copied to the outer header.
+    pub pmtu_disc: bool,
+}
+
+impl<'a> Job<'a> {
+    /// The packet as a tunnel sees it.
+    #[inline]
+    const fn tunnel(&self) -> Tunnel<'a> {
+        let &Job { parsed, real, path, id, pmtu_disc, .. } = self;
+        Tunnel { family: parsed.family, l3: parsed.l3 as usize, real, path, id, pmtu_disc }
+    }
+}
+
 /// One method.
 trait Forward {
     /// Rewrites a client's packet for its real server.
@@ -71,6 +97,17 @@ pub fn to_real(method: Method, packet: &mut Packet<'_>, job: &Job<'_>) -> Result
         Method::Gre => gre::Gre::to_real(packet, job),
         Method::Local => Err(DropReason::HostUnavailable),
     }
+}
+
+/// Wraps a client's packet in IP: what [`to_real`] does for [`Method::Ipip`].
+///
+/// # Errors
+///
+/// As [`to_real`].
+#[inline]
+pub fn ipip(packet: &mut Packet<'_>, tunnel: &Tunnel<'_>) -> Result<(), DropReason> {
+    let inherited = outer::unwrap(packet, tunnel)?;
+    outer::wrap(packet, tunnel, outer::inner_protocol(tunnel.family), inherited)
 }
 
 /// Rewrites a real server's packet for the client.

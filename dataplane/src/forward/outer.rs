@@ -6,7 +6,7 @@
 //! Source: Linux `ip_vs_xmit.c`, `ip_vs_tunnel_xmit` and `ip_vs_prepare_tunneled_skb`; RFC 6040,
 //! section 4.1.
 
-use super::{Job, link};
+use super::{Tunnel, link};
 use crate::{
     addr::Family,
     packet::Packet,
@@ -27,16 +27,19 @@ pub(super) struct Inherited {
 
 /// Takes the link header off and reads what the outer header takes over.
 #[inline]
-pub(super) fn unwrap(packet: &mut Packet<'_>, job: &Job<'_>) -> Result<Inherited, DropReason> {
-    packet.strip(usize::from(job.parsed.l3))?;
+pub(super) fn unwrap(
+    packet: &mut Packet<'_>,
+    tunnel: &Tunnel<'_>,
+) -> Result<Inherited, DropReason> {
+    packet.strip(tunnel.l3)?;
     let bytes = packet.bytes();
-    Ok(match job.parsed.family {
+    Ok(match tunnel.family {
         Family::V4 => {
             let header = bytes.first_chunk().ok_or(DropReason::Truncated)?;
             Inherited {
                 tos: ipv4::tos(header),
                 ttl: header[8],
-                dont_fragment: job.pmtu_disc && ipv4::dont_fragment(header),
+                dont_fragment: tunnel.pmtu_disc && ipv4::dont_fragment(header),
             }
         }
         Family::V6 => {
@@ -50,23 +53,23 @@ pub(super) fn unwrap(packet: &mut Packet<'_>, job: &Job<'_>) -> Result<Inherited
 #[inline]
 pub(super) fn wrap(
     packet: &mut Packet<'_>,
-    job: &Job<'_>,
+    tunnel: &Tunnel<'_>,
     protocol: u8,
     inherited: Inherited,
 ) -> Result<(), DropReason> {
     let Inherited { tos, ttl, dont_fragment } = inherited;
     let payload = packet.len();
-    let (source, destination) = (job.path.local, job.real.addr());
+    let (source, destination) = (tunnel.path.local, tunnel.real.addr());
     if destination.is_v4() {
-        let id = if dont_fragment { 0 } else { job.id };
+        let id = if dont_fragment { 0 } else { tunnel.id };
         ipv4::Header { source, destination, protocol, tos, ttl, id, dont_fragment, payload }
             .emit(packet.prepend()?);
-        return link::replace(packet, 0, job.path, ethertype::IPV4);
+        return link::replace(packet, 0, tunnel.path, ethertype::IPV4);
     }
     let (next_header, class, hop_limit) = (protocol, tos, ttl);
     ipv6::Header { source, destination, next_header, class, flow_label: 0, hop_limit, payload }
         .emit(packet.prepend()?);
-    link::replace(packet, 0, job.path, ethertype::IPV6)
+    link::replace(packet, 0, tunnel.path, ethertype::IPV6)
 }
 
 /// The protocol number under which a packet of this family travels inside another.

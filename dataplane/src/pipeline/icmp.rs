@@ -152,9 +152,9 @@ fn learn(cx: &Context<'_>, real: EndpointId, mtu: u32) {
     let alone = [real];
     let sharing = cx.snapshot.by_addr.get(&addr).map_or(&alone[..], Vec::as_slice);
     for &id in sharing {
-        let load = &cx.endpoints.get(id).load;
-        load.learned_mtu.store(mtu, Relaxed);
-        load.learned_at.store(cx.now.0, Relaxed);
+        let endpoint = cx.endpoints.get(id);
+        endpoint.learned_mtu.store(mtu, Relaxed);
+        endpoint.learned_at.store(cx.now.0, Relaxed);
     }
 }
 

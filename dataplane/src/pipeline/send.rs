@@ -82,7 +82,9 @@ impl Pipeline {
             pmtu_disc: cx.snapshot.settings.pmtu_disc,
         };
         forward::to_real(hop.method, packet, &job)?;
-        self.next_id = self.next_id.wrapping_add(1);
+        if is_tunnel(hop.method) {
+            self.next_id = self.next_id.wrapping_add(1);
+        }
         let limit = match (parsed.family, outer, hop.longest) {
             (Family::V4, Family::V4, 1..) => mtu.min(hop.longest),
             (Family::V6, Family::V6, 1..) if !is_tunnel(hop.method) => mtu.min(hop.longest),
@@ -278,8 +280,8 @@ const fn is_tunnel(method: Method) -> bool {
 /// The largest packet that the path to a real server takes, as far as we know.
 #[inline]
 fn path_mtu(path: &Path, real: &Endpoint, now: Tick) -> u16 {
-    let learned = real.load.learned_mtu.load(Relaxed);
-    if learned == 0 || now.since(Tick(real.load.learned_at.load(Relaxed))) > MTU_BELIEVED {
+    let learned = real.learned_mtu.load(Relaxed);
+    if learned == 0 || now.since(Tick(real.learned_at.load(Relaxed))) > MTU_BELIEVED {
         return path.mtu;
     }
     path.mtu.min(u16::try_from(learned).unwrap_or(u16::MAX))

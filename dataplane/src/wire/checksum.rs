@@ -75,25 +75,25 @@ impl Sum {
 }
 
 /// Folds carries back in until 16 bits are left.
+///
+/// Halves change places and are added: the upper half of the result is their sum with the carry of the
+/// lower halves, which is the carry that goes around the end.
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "folded to 16 bits")]
 const fn fold(sum: u64) -> u16 {
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    ((sum & 0xffff) + (sum >> 16)) as u16
+    let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
 /// Sum of an IPv4 address.
 #[inline]
 pub const fn sum_v4(address: u32) -> Sum {
-    Sum((address >> 16) as u64 + (address & 0xffff) as u64)
+    // A word of 32 bits folds to the same 16 bits as its halves.
+    Sum(address as u64)
 }
 
 /// Sum of an IPv6 address.
 #[inline]
 pub const fn sum_v6(address: u128) -> Sum {
-    // A sum of 32-bit words folds to the same 16 bits as one of their halves.
     Sum((address >> 96) as u64
         + (address >> 64 & 0xffff_ffff) as u64
         + (address >> 32 & 0xffff_ffff) as u64
@@ -138,6 +138,12 @@ pub const fn apply(checksum: u16, delta: u16) -> u16 {
     !fold(!checksum as u64 + delta as u64)
 }
 
+/// A checksum after fields that summed up to `old` became such that sum up to `new`.
+#[inline]
+pub const fn replace(checksum: u16, old: u64, new: u64) -> u16 {
+    !fold(!checksum as u64 + 0xffff_ffff_ffff - old + new)
+}
+
 /// A UDP checksum after a change: 0, "none", stays 0, and no other becomes 0 (RFC 768).
 #[inline]
 pub const fn apply_udp(checksum: u16, delta: u16) -> u16 {
@@ -159,6 +165,14 @@ pub const fn apply_udp(checksum: u16, delta: u16) -> u16 {
 #[inline]
 pub const fn is_unfinished(checksum: u16, pseudo: Sum) -> bool {
     checksum == pseudo.fold()
+}
+
+/// Whether a checksum is as good as certainly finished: never true of one that
+/// [`is_unfinished`], and cheaper to ask. `pseudo` is the plain sum of the pseudo header's words of
+/// 16 or 32 bits; all of it, the checksum too, may be in either order of octets.
+#[inline]
+pub const fn is_finished(checksum: u16, pseudo: u64) -> bool {
+    !(pseudo + !checksum as u64).is_multiple_of(0xffff)
 }
 
 #[cfg(test)]

@@ -68,6 +68,19 @@ fn u32_at<const N: usize>(octets: &[u8; N], at: usize) -> u32 {
     u32::from_be_bytes(array_at(octets, at))
 }
 
+/// The four octets at `at` as they lie, for sums: swapping the octets of every word swaps those of
+/// the sum (RFC 1071, section 2 B).
+#[inline]
+fn word_at<const N: usize>(octets: &[u8; N], at: usize) -> u64 {
+    u64::from(u32::from_ne_bytes(array_at(octets, at)))
+}
+
+/// The eight octets at `at`.
+#[inline]
+fn u64_at<const N: usize>(octets: &[u8; N], at: usize) -> u64 {
+    u64::from_be_bytes(array_at(octets, at))
+}
+
 /// The sixteen octets at `at`.
 #[inline]
 fn u128_at<const N: usize>(octets: &[u8; N], at: usize) -> u128 {

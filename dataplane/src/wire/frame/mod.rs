@@ -1,15 +1,17 @@
 //! A received frame, found out about in one pass.
 //!
-//! All lengths are checked here, once: what [`Parsed`] points at is there. [`parse`] knows two
-//! hot shapes, untagged TCP and UDP over IPv4 without options and over IPv6 without extension
-//! headers, and takes them with few branches; every doubt leads to the general way, which accepts
-//! all that the hot ones do, with the same result, and names the reason for what it refuses.
+//! All lengths are checked here, once: what [`Parsed`] points at is there. Two hot shapes
+//! ([`shape`]) are known by few tests; every doubt leads to the general way, which accepts all
+//! that the hot ones do, with the same result, and names the reason for what it refuses.
 //!
 //! What a router must refuse is refused as Linux does before IPVS sees it (`ip_rcv_core`,
 //! `ip6_rcv_core`, `ip_route_input_slow`): broken headers and addresses that cannot be on the
 //! wire. What a director only does not balance is no error. Transport checksums are not verified:
 //! they are the receiver's business (RFC 1812, section 5.2.2, asks for the IPv4 header's only).
 //! Not understood: IPv6 jumbograms (RFC 2675), which no Ethernet carries.
+
+pub mod plain;
+pub mod shape;
 
 use super::{
     checksum::{Sum, pseudo},
@@ -95,134 +97,10 @@ pub struct Parsed {
 /// [`DropReason::Oversized`].
 #[inline]
 pub fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
-    match hot_v4(frame) {
-        Some(parsed) => Ok(parsed),
-        None => not_hot_v4(frame),
-    }
-}
-
-/// Kept out of [`parse`], which is inlined.
-#[inline(never)]
-fn not_hot_v4(frame: &[u8]) -> Result<Parsed, DropReason> {
-    match hot_v6(frame) {
+    match shape::read(frame) {
         Some(parsed) => Ok(parsed),
         None => general(frame),
     }
-}
-
-/// Ethernet, IPv4 without options, not a fragment, TCP or UDP with a whole header, addresses
-/// beyond suspicion; `None` for everything else.
-#[inline]
-fn hot_v4(frame: &[u8]) -> Option<Parsed> {
-    const L3: usize = ethernet::LEN;
-    const L4: usize = L3 + 20;
-    let head: &[u8; L4 + 8] = frame.first_chunk()?;
-    // Ethertype 0x0800, version 4 and header length 5 are three octets in a row.
-    if u32_at(head, 12) & 0xffff_ff00 != 0x0800_4500 {
-        return None;
-    }
-    let protocol = head[L3 + 9];
-    let tcp = protocol == protocol::TCP;
-    let transport = if tcp { 20 } else { 8 };
-    let total = usize::from(u16_at(head, L3 + 2));
-    let end = L3 + total;
-    let (source, destination) = (u32_at(head, L3 + 12), u32_at(head, L3 + 16));
-    let sum: u64 = (0..5).map(|i| u64::from(u32_at(head, L3 + 4 * i))).sum();
-    // One branch for all of it: it is never taken but under attack.
-    let doubtful = !tcp & (protocol != protocol::UDP)
-        | (u16_at(head, L3 + 6) & 0x3fff != 0)
-        | (total < 20 + transport)
-        | (end > frame.len())
-        | (frame.len() > 0xffff)
-        | dubious(source)
-        | dubious(destination)
-        | (fold32(sum) != 0xffff);
-    if doubtful {
-        return None;
-    }
-    Some(Parsed {
-        key: FlowKey {
-            source: Addr::v4(source),
-            destination: Addr::v4(destination),
-            source_port: u16_at(head, L4),
-            destination_port: u16_at(head, L4 + 2),
-            protocol,
-            template: false,
-        },
-        kind: Kind::Flow,
-        family: Family::V4,
-        flags: if tcp { frame.get(L4 + 13).copied().unwrap_or(0) } else { 0 },
-        short: false,
-        ttl: head[L3 + 8],
-        ethertype: ethertype::IPV4,
-        l3: offset(L3),
-        l4: offset(L4),
-        end: offset(end),
-        quoted_l3: 0,
-        quoted_l4: 0,
-    })
-}
-
-/// Ethernet, IPv6 without extension headers, TCP or UDP with a whole header, addresses beyond
-/// suspicion; `None` for everything else.
-#[inline]
-fn hot_v6(frame: &[u8]) -> Option<Parsed> {
-    const L3: usize = ethernet::LEN;
-    const L4: usize = L3 + 40;
-    let head: &[u8; L4 + 8] = frame.first_chunk()?;
-    let protocol = head[L3 + 6];
-    let tcp = protocol == protocol::TCP;
-    let transport = if tcp { 20 } else { 8 };
-    let length = usize::from(u16_at(head, L3 + 4));
-    let end = L4 + length;
-    // All that is impossible begins with the octet 0, or 0xff as source.
-    let (source_first, destination_first) = (head[L3 + 8], head[L3 + 24]);
-    let doubtful = (u32_at(head, 12) & 0xffff_f000 != 0x86dd_6000)
-        | !tcp & (protocol != protocol::UDP)
-        | (length < transport)
-        | (end > frame.len())
-        | (frame.len() > 0xffff)
-        | (source_first.wrapping_sub(1) >= 0xfe)
-        | (destination_first == 0);
-    if doubtful {
-        return None;
-    }
-    Some(Parsed {
-        key: FlowKey {
-            source: Addr::v6(u128_at(head, L3 + 8)),
-            destination: Addr::v6(u128_at(head, L3 + 24)),
-            source_port: u16_at(head, L4),
-            destination_port: u16_at(head, L4 + 2),
-            protocol,
-            template: false,
-        },
-        kind: Kind::Flow,
-        family: Family::V6,
-        flags: if tcp { frame.get(L4 + 13).copied().unwrap_or(0) } else { 0 },
-        short: false,
-        ttl: head[L3 + 7],
-        ethertype: ethertype::IPV6,
-        l3: offset(L3),
-        l4: offset(L4),
-        end: offset(end),
-        quoted_l3: 0,
-        quoted_l4: 0,
-    })
-}
-
-/// Folds the sum of five 32-bit words to 16 bits.
-#[inline]
-const fn fold32(sum: u64) -> u64 {
-    let sum = (sum >> 32) + (sum & 0xffff_ffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    (sum >> 16) + (sum & 0xffff)
-}
-
-/// Whether an address needs the full test of [`impossible_v4`]: 0/8, 127/8, 224/3.
-#[inline]
-const fn dubious(address: u32) -> bool {
-    let first = address >> 24;
-    (first.wrapping_sub(1) >= 223) | (first == 127)
 }
 
 /// An offset into a frame, whose length was checked to fit.
