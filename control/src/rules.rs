@@ -55,7 +55,8 @@ pub fn follow(
         })?;
     }
     let services = director.services().into_iter().map(asked).collect();
-    Ok(Desired { services, timeouts, settings: before.settings.clone() })
+    let (settings, mark_rules) = (before.settings.clone(), before.mark_rules.clone());
+    Ok(Desired { services, timeouts, settings, mark_rules })
 }
 
 fn perform(

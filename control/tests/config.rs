@@ -7,7 +7,7 @@ use std::{
 };
 
 use dataplane::{
-    addr::Addr,
+    addr::{Addr, Family},
     director::spec::{ServiceKey, TimeoutSpec},
     endpoint::Method,
 };
@@ -59,7 +59,15 @@ fn every_field_arrives() {
     let settings = [("conn_reuse_mode".to_owned(), 1), ("expire_nodest_conn".to_owned(), 1)];
     assert_eq!(desired.settings, settings);
 
-    let (service, reals) = &desired.services[0];
+    let rules: Vec<_> = desired.mark_rules.unwrap();
+    let marked = rules[0].selector;
+    assert_eq!((rules[0].mark, rules[1].mark, rules.len()), (7, 0, 2));
+    assert_eq!((marked.protocol, marked.ports.first, marked.ports.last), (Some(6), 8000, 8099));
+    assert_eq!(marked.to.to_string(), "192.0.2.128/25");
+    assert_eq!(marked.from.unwrap().to_string(), "203.0.113.0/24");
+    let mark = ServiceKey::Mark { mark: 7, family: Family::V4 };
+    assert_eq!(desired.services[0].0.key, mark);
+    let (service, reals) = &desired.services[1];
     let addr = Addr::v4(0xc000_020a);
     assert_eq!(service.key, ServiceKey::Address { protocol: 6, addr, port: 443 });
     assert_eq!(service.scheduler, "sh");
@@ -72,7 +80,7 @@ fn every_field_arrives() {
     assert_eq!((real.port, real.method, real.weight), (443, Method::Gue, 1));
     assert_eq!((real.tunnel.port, real.tunnel.checksum), (6080, true));
     assert_eq!((reals[2].method, reals[2].weight), (Method::Dr, 0));
-    let (service, reals) = &desired.services[1];
+    let (service, reals) = &desired.services[2];
     assert!(service.one_packet && service.netmask == 128);
     assert_eq!(reals[0].method, Method::Ipip);
 }

@@ -6,13 +6,16 @@
 //! while no flow names it; its load is written by the workers. An id is used again only after
 //! nothing refers to it ([`Load::refs`] is 0 and every worker has left the snapshot that knew it).
 //!
+//! Services with many addresses have a virtual endpoint for each one that flows name, see
+//! [`crate::destination`].
+//!
 //! Everything is atomic and `Relaxed`: a reader that comes through a stale index word may see
 //! an endpoint half rewritten, and its key comparison then fails or its entry's own check does.
 //! On x86-64 and aarch64 these loads cost what plain loads cost.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use crate::addr::Addr;
+use crate::{addr::Addr, destination::Destinations};
 
 /// Names an endpoint; an index into [`Endpoints`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -327,31 +330,71 @@ fn sum16(addr: Addr, port: u16) -> u16 {
     sum as u16
 }
 
-/// All endpoints of the box.
+/// All endpoints of the box: those that control gives out, and behind them the destinations that
+/// workers give out.
 #[derive(Debug)]
-pub struct Endpoints(Box<[Endpoint]>);
+pub struct Endpoints {
+    all: Box<[Endpoint]>,
+    /// How many of them control gives out.
+    given: usize,
+    destinations: Destinations,
+}
 
 impl Endpoints {
-    /// Room for `count` endpoints, at least one. Id 0 is never given out.
+    /// Room for `count` endpoints, at least one, and as many destinations. Id 0 is never given out.
     pub fn new(count: usize) -> Self {
-        Self((0..count.max(1)).map(|_| Endpoint::default()).collect())
+        Self::with_destinations(count, count)
     }
 
-    /// How many ids there are.
+    /// Room for `count` endpoints, at least one, and for `destinations` destinations of services
+    /// that have many.
+    pub fn with_destinations(count: usize, destinations: usize) -> Self {
+        let given = count.max(1);
+        Self {
+            all: (0..given + destinations).map(|_| Endpoint::default()).collect(),
+            given,
+            destinations: Destinations::new(destinations),
+        }
+    }
+
+    /// How many ids control gives out.
     pub const fn len(&self) -> usize {
-        self.0.len()
+        self.given
     }
 
     /// Whether there is no room at all; never true.
     pub const fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.given == 0
     }
 
     /// The endpoint with this id; an id out of range, which only a torn read can give, names
     /// endpoint 0, which matches nothing.
     #[inline]
     pub fn get(&self, id: EndpointId) -> &Endpoint {
-        self.0.get(id.0 as usize).unwrap_or(&self.0[0])
+        self.all.get(id.0 as usize).unwrap_or(&self.all[0])
+    }
+
+    /// The destinations.
+    pub const fn destinations(&self) -> &Destinations {
+        &self.destinations
+    }
+
+    /// Takes a count on the endpoint of a destination, to be given back by [`Endpoints::release`];
+    /// `None` if there is no room for another. `hash` is a keyed hash of it.
+    pub fn destination(&self, addr: Addr, port: u16, hash: u64) -> Option<EndpointId> {
+        let endpoint = |at: usize| &self.all[self.given + at];
+        let same = |at: usize| endpoint(at).addr() == addr && endpoint(at).port() == port;
+        let description = Description { addr, port, ..Description::default() };
+        let at = self.destinations.take(hash, same, |at| endpoint(at).describe(&description))?;
+        u32::try_from(self.given + at).ok().map(EndpointId)
+    }
+
+    /// Gives back what [`Endpoints::destination`] took; does nothing to an endpoint of control's.
+    #[inline]
+    pub fn release(&self, id: EndpointId) {
+        if let Some(at) = (id.0 as usize).checked_sub(self.given) {
+            self.destinations.release(at);
+        }
     }
 }
 

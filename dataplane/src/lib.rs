@@ -5,13 +5,14 @@
 //! ([`io`]) stand behind features.
 //!
 //! Layers, lowest first; a module uses only what stands before it (`tests/tidy.rs` holds this):
-//! addr clock rng verdict < key network packet outbox < wire route < endpoint fragment
-//! < flow < calls < forward sched < spec < service stats < pipeline < steering < io < worker director
-//! < ipvsadm.
+//! addr clock rng verdict < key network packet outbox destination < wire route < selector
+//! < endpoint fragment < flow < calls < forward sched < spec < service stats < pipeline < steering
+//! < io < worker director < ipvsadm.
 
 pub mod addr;
 pub mod calls;
 pub mod clock;
+pub mod destination;
 pub mod endpoint;
 pub mod flow;
 pub mod forward;
@@ -24,6 +25,7 @@ pub mod pipeline;
 pub mod rng;
 pub mod route;
 pub mod sched;
+pub mod selector;
 pub mod service;
 pub mod spec;
 pub mod stats;

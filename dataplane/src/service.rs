@@ -10,12 +10,13 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 
 use crate::{
-    addr::Addr,
+    addr::{Addr, Family},
     calls::Calls,
     endpoint::EndpointId,
     flow::{FlowKey, timeout::Timeouts},
     route::{Path, Routes},
     sched::{Candidate, SchedState, Scheduler},
+    selector::{Nets, Table},
     spec::ServiceKey,
 };
 
@@ -129,7 +130,8 @@ pub struct Persistence {
 pub struct Service {
     /// What names it.
     pub key: ServiceKey,
-    /// Its virtual endpoint; flows of port 0 and firewall-mark services have one of their own.
+    /// Its virtual endpoint; flows of services with many addresses or ports have others, see
+    /// [`crate::destination`].
     pub endpoint: EndpointId,
     /// What picks the real server of a new flow.
     pub scheduler: Scheduler,
@@ -154,8 +156,14 @@ pub struct Snapshot {
     pub services: Vec<Arc<Service>>,
     /// Protocol, VIP and port to the index of a service.
     pub exact: HashMap<(u8, Addr, u16), u32>,
+    /// The firewall marks of packets.
+    pub marks: Arc<Table>,
+    /// Mark and family to the index of a service.
+    pub marked: HashMap<(u32, Family), u32>,
     /// All VIPs.
     pub vips: HashSet<Addr>,
+    /// The prefixes that are VIPs as a whole.
+    pub vip_nets: Nets,
     /// Protocol, address and port of the real servers whose replies are translated.
     pub nat_reals: HashSet<(u8, Addr, u16)>,
     /// The addresses among them, whose fragments are put together.
@@ -177,17 +185,18 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The service that takes packets with this key; exact address and port, then port 0 of the
-    /// same address.
+    /// The service that takes packets with this key: that of the packet's firewall mark, then
+    /// exact address and port, then port 0 of the same address.
     pub fn find(&self, key: &FlowKey) -> Option<&Service> {
         let place = |port| self.exact.get(&(key.protocol, key.destination, port));
-        let index = place(key.destination_port).or_else(|| place(0))?;
+        let marked = || self.marked.get(&(self.marks.find(key)?, key.destination.family()));
+        let index = marked().or_else(|| place(key.destination_port)).or_else(|| place(0))?;
         self.services.get(*index as usize).map(Arc::as_ref)
     }
 
     /// Whether this is the address of a service.
     pub fn is_vip(&self, addr: Addr) -> bool {
-        self.vips.contains(&addr)
+        self.vips.contains(&addr) || self.vip_nets.cover(addr)
     }
 
     /// The path to a real server; [`Path::NONE`] for one that this snapshot does not know yet.

@@ -4,6 +4,7 @@ use crate::{
     addr::{Addr, Family},
     endpoint::Method,
     sched::SchedFlags,
+    selector::Selector,
 };
 
 /// What names a service.
@@ -35,6 +36,16 @@ impl ServiceKey {
             Self::Mark { family, .. } => *family,
         }
     }
+}
+
+/// A rule that gives packets a firewall mark, as iptables' target MARK does: of the rules that take
+/// a packet the last one decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MarkRule {
+    /// The mark; 0 takes packets out of what earlier rules marked.
+    pub mark: u32,
+    /// The packets.
+    pub selector: Selector,
 }
 
 /// A service as it is asked for.
@@ -205,6 +216,9 @@ pub enum DirectorError {
     /// IPVS: ENOENT.
     #[error("No such destination")]
     NoSuchReal,
+    /// No rule of marks is like this one.
+    #[error("No such mark rule")]
+    NoSuchMarkRule,
     /// IPVS: ENOENT when the scheduler's module is not found.
     #[error("Scheduler or persistence engine not found")]
     NoSuchScheduler,

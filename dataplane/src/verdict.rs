@@ -70,6 +70,8 @@ reasons! {
     TableFull => "table-full",
     /// The quota of half-open flows is used up.
     HalfOpenQuota => "half-open-quota",
+    /// The service has many addresses, and no more destinations of flows can be remembered.
+    DestinationsFull => "destinations-full",
     /// No route leads there.
     NoRoute => "no-route",
     /// The next hop's link address is not known, and the waiting queue is full or timed out.

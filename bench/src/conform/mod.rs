@@ -7,6 +7,7 @@
 
 mod frames;
 mod host;
+mod iptables;
 mod listing;
 mod local;
 mod mask;

@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use dataplane::{
     addr::Addr,
     director::network::{Interface, Neighbour, Network, Route},
+    selector::Prefix,
     verdict::DeviceId,
 };
 
@@ -83,6 +84,14 @@ pub(super) fn real_mac(addr: IpAddr) -> [u8; 6] {
     let addr: Addr = addr.into();
     let found = network.neighbours.iter().find(|n| n.device == BACKEND && n.addr == addr);
     found.map_or([2, 0, 0, 0, 2, *REALS.start()], |n| n.mac)
+}
+
+/// The VIPs.
+pub(super) fn vips() -> impl Iterator<Item = Prefix> {
+    (1..=4).flat_map(|last: u8| {
+        let v6 = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, u16::from(last));
+        [Prefix::host(Ipv4Addr::new(10, 0, 0, last).into()), Prefix::host(v6.into())]
+    })
 }
 
 /// Whether an address belongs to the director: its interfaces' and the VIPs 10.0.0.1-4, fd00::1-4.

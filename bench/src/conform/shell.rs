@@ -3,9 +3,11 @@
 //! A recording's director was a Linux box; its commands are read here and carried out on ours. What
 //! cannot be read is said, never passed over: a command without effect would make a later step lie.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
-use dataplane::{addr::Addr, verdict::DeviceId};
+use dataplane::{addr::Family, selector::Prefix, verdict::DeviceId};
+
+use super::iptables::{self, Edit};
 
 /// What the commands call the two interfaces.
 const INTERFACES: [(&str, DeviceId); 2] = [("eth0", DeviceId(0)), ("eth1", DeviceId(1))];
@@ -31,8 +33,8 @@ pub(super) enum Shell {
         /// Whether it says nothing (`-q`).
         quiet: bool,
     },
-    /// iptables gives a firewall mark.
-    Mark(MarkRule),
+    /// iptables gives firewall marks.
+    Marks(Edit),
     /// A prefix becomes local to the director.
     LocalRoute(Prefix),
     /// An interface's MTU in octets.
@@ -54,20 +56,6 @@ pub(super) enum After {
     Sort,
     /// `| grep PATTERN`, the pattern taken as it is.
     Grep(String),
-}
-
-/// Address and prefix length.
-pub(super) type Prefix = (Addr, u8);
-
-/// Which packets get a firewall mark.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct MarkRule {
-    /// Destination.
-    pub(super) destination: Prefix,
-    /// IP protocol number, and destination port if it was given.
-    pub(super) transport: Option<(u8, Option<u16>)>,
-    /// The mark.
-    pub(super) mark: u32,
 }
 
 /// Reads a line: one command, or several with `;` between them.
@@ -117,7 +105,8 @@ fn simple(words: &[&str]) -> Option<Shell> {
             let (name, value) = args.last()?.strip_prefix("net.ipv4.vs.")?.split_once('=')?;
             Some(Shell::Setting { name: name.to_owned(), value: value.parse().ok()?, quiet })
         }
-        "iptables" | "ip6tables" => mark(args).map(Shell::Mark),
+        "iptables" => iptables::parse(Family::V4, args).map(Shell::Marks),
+        "ip6tables" => iptables::parse(Family::V6, args).map(Shell::Marks),
         "ip" => ip(args),
         "sleep" => Some(Shell::Sleep(seconds(args.first()?)?)),
         "cat" => args.first().map(|file| Shell::Proc((*file).to_owned())),
@@ -150,48 +139,18 @@ fn ip(args: &[&str]) -> Option<Shell> {
     }
 }
 
-/// `-t mangle -A PREROUTING -d PREFIX [-p PROTOCOL [--dport PORT]] -j MARK --set-mark MARK`.
-fn mark(args: &[&str]) -> Option<MarkRule> {
-    let (mut destination, mut protocol, mut port, mut mark) = (None, None, None, None);
-    let mut args = args.chunks_exact(2);
-    for option in &mut args {
-        let &[name, value] = option else { return None };
-        match (name, value) {
-            ("-t", "mangle") | ("-A", "PREROUTING") | ("-j", "MARK") => {}
-            ("-d", value) => destination = Some(prefix(value)?),
-            ("-p", "tcp") => protocol = Some(6),
-            ("-p", "udp") => protocol = Some(17),
-            ("-p", "sctp") => protocol = Some(132),
-            ("--dport", value) => port = Some(value.parse().ok()?),
-            ("--set-mark", value) => mark = Some(value.parse().ok()?),
-            _ => return None,
-        }
-    }
-    if !args.remainder().is_empty() || (port.is_some() && protocol.is_none()) {
-        return None;
-    }
-    let transport = protocol.map(|protocol| (protocol, port));
-    Some(MarkRule { destination: destination?, transport, mark: mark? })
-}
-
 fn prefix(text: &str) -> Option<Prefix> {
-    let (addr, length) = match text.split_once('/') {
-        Some((addr, length)) => (addr, Some(length.parse().ok()?)),
-        None => (text, None),
-    };
-    let addr: IpAddr = addr.parse().ok()?;
-    let whole = if addr.is_ipv4() { 32 } else { 128 };
-    let length = length.unwrap_or(whole);
-    (length <= whole).then(|| (addr.into(), length))
+    text.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use dataplane::{
+        director::spec::MarkRule,
+        selector::{Ports, Selector},
+    };
 
-    fn addr(text: &str) -> Addr {
-        text.parse::<IpAddr>().unwrap().into()
-    }
+    use super::*;
 
     #[test]
     fn commands_of_the_recordings_are_understood() {
@@ -209,25 +168,17 @@ mod tests {
         let setting = |quiet| Shell::Setting { name: "sloppy_tcp".to_owned(), value: 1, quiet };
         assert_eq!(parse("sysctl -wq net.ipv4.vs.sloppy_tcp=1"), [setting(true)]);
         assert_eq!(parse("sysctl -w net.ipv4.vs.sloppy_tcp=1"), [setting(false)]);
-        let rule = MarkRule { destination: (addr("10.3.0.0"), 16), transport: None, mark: 1 };
+        let prefix: Prefix = "10.3.0.0/16".parse().unwrap();
+        let selector = Selector { protocol: None, to: prefix, ports: Ports::ANY, from: None };
         assert_eq!(
             parse(
                 "ip route replace local 10.3.0.0/16 dev lo; \
                  iptables -t mangle -A PREROUTING -d 10.3.0.0/16 -j MARK --set-mark 1"
             ),
-            [Shell::LocalRoute((addr("10.3.0.0"), 16)), Shell::Mark(rule)]
-        );
-        let rule = MarkRule {
-            destination: (addr("10.0.0.1"), 32),
-            transport: Some((6, Some(80))),
-            mark: 5,
-        };
-        assert_eq!(
-            parse(
-                "iptables -t mangle -A PREROUTING -d 10.0.0.1 -p tcp --dport 80 \
-                 -j MARK --set-mark 5"
-            ),
-            [Shell::Mark(rule)]
+            [
+                Shell::LocalRoute(prefix),
+                Shell::Marks(Edit::Append(vec![MarkRule { mark: 1, selector }]))
+            ]
         );
         assert_eq!(parse("ip link set eth1 mtu 1400"), [Shell::Mtu(DeviceId(1), 1400)]);
         assert_eq!(parse("sleep 2"), [Shell::Sleep(Duration::from_secs(2))]);

@@ -3,19 +3,20 @@
 use std::{net::IpAddr, time::Duration};
 
 use dataplane::{
-    addr::Addr,
-    director::spec::{Counters, FlowInfo, Rates, ServiceInfo},
+    director::spec::{Counters, FlowInfo, MarkRule, Rates, ServiceInfo},
     io::sim::SimIo,
     ipvsadm::{
         Dialect, Numeric, PROC_APP, Session, Stream, proc_conn, proc_conn_sync, proc_services,
         proc_stats, proc_stats_percpu,
     },
+    selector::{Prefix, Selector},
     verdict::{DeviceId, DropReason, Verdict},
 };
 
 use super::{
-    network::{is_local, network},
-    shell::{self, After, Prefix, Shell},
+    iptables::Edit,
+    network::{is_local, network, vips},
+    shell::{self, After, Shell},
 };
 use crate::lb::{Lb, Sizes};
 
@@ -106,8 +107,10 @@ impl Reaction {
 /// A director with the recordings' network.
 pub(super) struct World {
     lb: Lb<SimIo>,
-    /// Prefixes that were made local.
+    /// Prefixes that are local: VIPs, and those that were made so.
     local: Vec<Prefix>,
+    /// What iptables was told.
+    marks: Vec<MarkRule>,
 }
 
 impl World {
@@ -116,12 +119,12 @@ impl World {
         // Recorded packets are never too big for the links; paths bring the recordings' MTU.
         let io = SimIo::new(&[MTU; 2], QUEUE);
         let lb = Lb::new(&sizes, network([MTU; 2]), vec![io]).expect("a small table fits");
-        Self { lb, local: Vec::new() }
+        Self { lb, local: vips().collect(), marks: Vec::new() }
     }
 
     /// Whether an address is the director's own.
     pub(super) fn is_local(&self, addr: IpAddr) -> bool {
-        is_local(addr) || self.local.iter().any(|prefix| within(addr.into(), *prefix))
+        is_local(addr) || self.local.iter().any(|prefix| prefix.contains(addr.into()))
     }
 
     /// Lets time pass.
@@ -222,12 +225,10 @@ impl World {
                 let echo = format!("net.ipv4.vs.{name} = {value}\n");
                 Printed::out(if *quiet { String::new() } else { echo })
             }
-            Shell::Mark(rule) => {
-                Printed::refused(&format!("firewall mark {}: there are no marks yet", rule.mark), 1)
-            }
+            Shell::Marks(edit) => self.mark(edit),
             Shell::LocalRoute(prefix) => {
                 self.local.push(*prefix);
-                Printed::default()
+                self.adopt_marks()
             }
             Shell::Mtu(_, octets) => {
                 // The recordings with another MTU have it on both sides.
@@ -241,6 +242,46 @@ impl World {
             Shell::Proc(file) => self.proc(file),
             Shell::Unknown(text) => Printed::refused(&format!("`{text}` is not understood"), 127),
         }
+    }
+
+    /// iptables gives marks; what it says about packets that are not for the director marks
+    /// nothing that IPVS would look at.
+    fn mark(&mut self, edit: &Edit) -> Printed {
+        match edit {
+            Edit::Append(rules) => self.marks.extend(rules),
+            Edit::Prepend(rules) => {
+                self.marks.splice(0..0, rules.iter().copied());
+            }
+            Edit::Delete(rules) => {
+                for rule in rules {
+                    let Some(at) = self.marks.iter().position(|known| known == rule) else {
+                        return Printed::refused("iptables: Bad rule", 1);
+                    };
+                    self.marks.remove(at);
+                }
+            }
+            Edit::Flush => self.marks.clear(),
+        }
+        self.adopt_marks()
+    }
+
+    /// Gives the director the rules, as far as they are about its own addresses.
+    fn adopt_marks(&mut self) -> Printed {
+        let mut rules = Vec::new();
+        for rule in &self.marks {
+            let to = rule.selector.to;
+            let own = self.local.iter().filter(|own| own.covers(to) || to.covers(**own));
+            rules.extend(own.map(|own| {
+                let to = if own.covers(to) { to } else { *own };
+                MarkRule { selector: Selector { to, ..rule.selector }, ..*rule }
+            }));
+        }
+        rules.dedup();
+        if let Err(error) = self.lb.director.set_mark_rules(rules) {
+            return Printed::refused(&error.to_string(), 255);
+        }
+        self.lb.adopt();
+        Printed::default()
     }
 
     fn proc(&self, file: &str) -> Printed {
@@ -290,12 +331,4 @@ fn sum(a: Counters, b: Counters) -> Counters {
         in_bytes: a.in_bytes + b.in_bytes,
         out_bytes: a.out_bytes + b.out_bytes,
     }
-}
-
-/// Whether `addr` lies within a prefix of its own family.
-fn within(addr: Addr, (prefix, length): Prefix) -> bool {
-    let host = if addr.is_v4() { 32 } else { 128 } - u32::from(length);
-    let same = addr.is_v4() == prefix.is_v4();
-    same && addr.bits().checked_shr(host).unwrap_or(0)
-        == prefix.bits().checked_shr(host).unwrap_or(0)
 }

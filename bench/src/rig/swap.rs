@@ -14,6 +14,7 @@ use dataplane::{
         xsk::{self, Transmit, XskOptions},
     },
     packet::Packet,
+    selector::{Ports, Prefix, Selector},
     steering::{Limits, Steering, rules::SteeringRules},
     verdict::{DeviceId, Verdict},
 };
@@ -70,8 +71,10 @@ impl Swap {
         let options = XskOptions { transmit, ..XskOptions::default() };
         let mut steering = Steering::load(Limits::default())?;
         let opened = xsk::open(&mut steering, &interfaces, 1, &options)?;
-        let everything = [(Addr::from(Ipv4Addr::UNSPECIFIED), 0)].into();
-        steering.follow(&SteeringRules { prefixes: everything, ..SteeringRules::default() })?;
+        let to = Prefix::new(Addr::from(Ipv4Addr::UNSPECIFIED), 0).context("every address")?;
+        let everything = Selector { protocol: None, to, ports: Ports::ANY, from: None };
+        let rules = SteeringRules { selectors: [everything].into(), ..SteeringRules::default() };
+        steering.follow(&rules)?;
         for report in &opened.reports {
             writeln!(out, "{report}")?;
         }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::{Config, Desired},
-    convert::answer,
+    convert::{answer, marks},
     proto::v1,
     rules,
 };
@@ -41,6 +41,10 @@ pub(super) fn request(
         services: desired.services.iter().map(entry).collect(),
         timeouts: desired.timeouts.as_ref().map(answer::timeouts),
         settings: desired.settings.iter().map(setting).collect(),
+        mark_rules: desired
+            .mark_rules
+            .as_deref()
+            .map(|rules| v1::MarkRules { rules: rules.iter().map(marks::write).collect() }),
         expected_generation,
         validate_only,
     })

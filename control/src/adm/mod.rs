@@ -10,6 +10,7 @@
 mod apply;
 mod client;
 mod completion;
+mod mark;
 mod names;
 mod show;
 mod status;

@@ -24,6 +24,7 @@ pub(super) fn failure(status: &Status) -> Failure {
         "NO_SUCH_SERVICE" => DirectorError::NoSuchService,
         "REAL_EXISTS" => DirectorError::RealExists,
         "NO_SUCH_REAL" => DirectorError::NoSuchReal,
+        "NO_SUCH_MARK_RULE" => DirectorError::NoSuchMarkRule,
         "NO_SUCH_SCHEDULER" => DirectorError::NoSuchScheduler,
         "INVALID" => {
             let named = info.as_ref().and_then(|info| info.metadata.get("field"));

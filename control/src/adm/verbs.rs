@@ -12,6 +12,7 @@ use super::{
     FAILED, Streams, USAGE, apply,
     client::Client,
     completion::{self, Shell},
+    mark::{self, Mark},
     show,
 };
 use crate::{
@@ -24,8 +25,19 @@ use crate::{
 const TICKS_PER_S: u32 = 100;
 
 /// The verbs, for those who look for one.
-const VERBS: [&str; 10] =
-    ["info", "stats", "flows", "apply", "settings", "set", "proc", "completion", "version", "help"];
+const VERBS: [&str; 11] = [
+    "info",
+    "stats",
+    "flows",
+    "apply",
+    "settings",
+    "set",
+    "mark",
+    "proc",
+    "completion",
+    "version",
+    "help",
+];
 
 #[derive(Debug, Parser)]
 #[command(
@@ -69,6 +81,10 @@ enum Verb {
         /// Its value.
         value: String,
     },
+    /// The rules that give packets their firewall marks, for services of -f. All are looked at, and
+    /// the last one that takes a packet decides, as with iptables' target MARK.
+    #[command(subcommand)]
+    Mark(Mark),
     /// Shows what a kernel with IPVS shows in a file below /proc/net.
     Proc {
         /// The file.
@@ -168,6 +184,7 @@ fn execute(verb: Verb, client: &mut Client<'_>, print: &dyn Fn(&str)) -> Result<
             let request = v1::SetSettingRequest { setting: Some(v1::Setting { name, value }) };
             client.ask(async |client| client.set_setting(request).await).map(|_| String::new())
         }
+        Verb::Mark(mark) => mark::run(&mark, client),
         Verb::Proc { name } => proc(name, client),
         Verb::Completion { shell } => Ok(completion::script(shell, &VERBS)),
         Verb::Version => Ok(format!("xvsadm {}\n", env!("CARGO_PKG_VERSION"))),

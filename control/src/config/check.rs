@@ -4,9 +4,10 @@ use std::{fmt::Display, net::SocketAddr, path::PathBuf};
 
 use dataplane::{
     addr::{Addr, Family},
-    director::spec::{RealSpec, ServiceKey, ServiceSpec, TimeoutSpec, TunnelSpec},
+    director::spec::{MarkRule, RealSpec, ServiceKey, ServiceSpec, TimeoutSpec, TunnelSpec},
     endpoint::Method,
     sched::SchedFlags,
+    selector::{Ports, Prefix, Selector},
 };
 
 use super::{Api, Config, Daemon, Desired, Interface, Mode, Tcp, Tls, file};
@@ -58,6 +59,7 @@ pub(super) fn config(file: file::File) -> Result<Config> {
         services: each("service", &file.service, service)?,
         timeouts: timeouts(&file.timeouts)?,
         settings: settings(&file)?,
+        mark_rules: Some(each("mark", &file.mark, mark_rule)?),
     };
     Ok(Config {
         daemon: daemon(&file.daemon)?,
@@ -203,6 +205,21 @@ fn settings(file: &file::File) -> Result<Vec<(String, u32)>> {
         Ok((name.clone(), value))
     };
     file.settings.iter().map(setting).collect()
+}
+
+fn mark_rule(file: &file::Mark) -> Result<MarkRule> {
+    let prefix = |path: &str, text: &str| {
+        text.parse::<Prefix>().map_err(|reason| FieldError::new(path, reason))
+    };
+    let protocol = file.protocol.as_deref().map(words::parse_protocol).transpose();
+    let ports = file.ports.as_deref().map_or(Ok(Ports::ANY), str::parse);
+    let selector = Selector {
+        protocol: protocol.map_err(|reason| FieldError::new("protocol", reason))?,
+        to: prefix("to", &file.to)?,
+        ports: ports.map_err(|reason| FieldError::new("ports", reason))?,
+        from: file.from.as_deref().map(|from| prefix("from", from)).transpose()?,
+    };
+    Ok(MarkRule { mark: within("mark", file.mark, 0, u32::MAX)?, selector })
 }
 
 fn service(file: &file::Service) -> Result<(ServiceSpec, Vec<RealSpec>)> {

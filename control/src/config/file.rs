@@ -16,6 +16,7 @@ pub(super) struct File {
     pub(super) api: Api,
     pub(super) settings: BTreeMap<String, i64>,
     pub(super) timeouts: Timeouts,
+    pub(super) mark: Vec<Mark>,
     pub(super) service: Vec<Service>,
 }
 
@@ -67,6 +68,17 @@ pub(super) struct Timeouts {
     pub(super) tcp: Option<i64>,
     pub(super) tcp_fin: Option<i64>,
     pub(super) udp: Option<i64>,
+}
+
+/// `[[mark]]`: packets that get a firewall mark.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Mark {
+    pub(super) mark: i64,
+    pub(super) to: String,
+    pub(super) ports: Option<String>,
+    pub(super) protocol: Option<String>,
+    pub(super) from: Option<String>,
 }
 
 /// `[[service]]`.

@@ -25,6 +25,8 @@ pub(super) fn check(desired: &Desired, endpoints: u32) -> Result<(), FieldError>
     for (name, value) in &desired.settings {
         director.check_setting(name, *value).map_err(|error| setting(name, &error))?;
     }
+    Director::check_mark_rules(desired.mark_rules.as_deref().unwrap_or_default())
+        .map_err(|(at, error)| mark_rule(at, &error))?;
     director.plan(&desired.services).map(drop).map_err(|error| service(desired, &error))
 }
 
@@ -37,6 +39,15 @@ fn setting(name: &str, error: &DirectorError) -> FieldError {
         other => other.to_string(),
     };
     FieldError::new(format!("settings.{name}"), reason)
+}
+
+fn mark_rule(at: usize, error: &DirectorError) -> FieldError {
+    match error {
+        DirectorError::Invalid { field, reason } => {
+            FieldError::new(format!("mark[{at}].{field}"), reason.clone())
+        }
+        other => FieldError::new(format!("mark[{at}]"), other.to_string()),
+    }
 }
 
 fn service(desired: &Desired, error: &ApplyError) -> FieldError {

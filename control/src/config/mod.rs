@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use dataplane::director::spec::{RealSpec, ServiceSpec, TimeoutSpec};
+use dataplane::director::spec::{MarkRule, RealSpec, ServiceSpec, TimeoutSpec};
 
 pub(crate) use self::ipvs::scratch;
 use crate::field::{self, FieldError};
@@ -130,6 +130,8 @@ pub struct Desired {
     pub timeouts: Option<TimeoutSpec>,
     /// Settings to change, by sysctl name; others stay as they are.
     pub settings: Vec<(String, u32)>,
+    /// The rules that give packets their firewall marks, first to last; `None` leaves them.
+    pub mark_rules: Option<Vec<MarkRule>>,
 }
 
 /// Why a configuration was refused. One line each.

@@ -6,6 +6,7 @@
 //! never leaves a reader to know a default.
 
 pub mod answer;
+pub mod marks;
 pub mod request;
 
 #[cfg(test)]

@@ -30,6 +30,14 @@ pub enum ApplyRefused {
         /// The fault.
         error: DirectorError,
     },
+    /// In the rule of marks at this place of the list.
+    #[error("mark_rules[{at}]: {error}")]
+    MarkRule {
+        /// Its place in [`Desired::mark_rules`].
+        at: usize,
+        /// The fault.
+        error: DirectorError,
+    },
 }
 
 /// What becomes of a thing.
@@ -48,7 +56,7 @@ pub enum ChangeKind {
 pub struct Change {
     /// What becomes of it.
     pub kind: ChangeKind,
-    /// The service; `None` if a time-out or a setting changes.
+    /// The service; `None` if a time-out, a setting or the rules of marks change.
     pub service: Option<ServiceKey>,
     /// The real server; `None` if the service itself changes.
     pub real: Option<RealName>,
@@ -76,6 +84,7 @@ impl State {
         }
         let mut changes = settings(&self.director, desired)?;
         changes.extend(timeouts(&self.director, desired));
+        changes.extend(mark_rules(&self.director, desired)?);
         let plan = self.director.plan(&desired.services).map_err(ApplyRefused::from)?;
         changes.extend(described(&plan));
         Ok(changes)
@@ -106,6 +115,11 @@ impl State {
             && timeouts(director, desired).is_some()
         {
             director.set_timeouts(wanted);
+        }
+        if let Some(wanted) = &desired.mark_rules
+            && director.mark_rules() != wanted
+        {
+            director.set_mark_rules(wanted.clone()).expect(checked);
         }
         for service in director.services() {
             self.rates.begin(&service);
@@ -152,6 +166,20 @@ fn timeouts(director: &Director, desired: &Desired) -> Option<Change> {
         real: None,
         description: format!("set time-outs to {}, were {}", text(&then), text(&was)),
     })
+}
+
+/// What would change in the rules of marks.
+fn mark_rules(director: &Director, desired: &Desired) -> Result<Option<Change>, ApplyRefused> {
+    let Some(wanted) = &desired.mark_rules else { return Ok(None) };
+    Director::check_mark_rules(wanted)
+        .map_err(|(at, error)| ApplyRefused::MarkRule { at, error })?;
+    let was = director.mark_rules();
+    Ok((was != wanted).then(|| Change {
+        kind: ChangeKind::Updated,
+        service: None,
+        real: None,
+        description: format!("set {} rules of marks, were {}", wanted.len(), was.len()),
+    }))
 }
 
 /// The director's plan, in the order in which it is carried out.

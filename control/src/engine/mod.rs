@@ -20,7 +20,10 @@ use std::{
 use dataplane::{
     director::{
         Director,
-        spec::{Counters, DirectorError, Rates, RealSpec, ServiceInfo, ServiceKey, ServiceSpec},
+        spec::{
+            Counters, DirectorError, MarkRule, Rates, RealSpec, ServiceInfo, ServiceKey,
+            ServiceSpec,
+        },
     },
     endpoint::EndpointId,
     flow::FlowTable,
@@ -241,6 +244,18 @@ impl State {
     pub fn add_service(&mut self, spec: &ServiceSpec) -> Result<(), DirectorError> {
         self.director.add_service(spec)?;
         self.begin_rates(&spec.key)
+    }
+
+    /// Replaces the rules of marks.
+    ///
+    /// # Errors
+    ///
+    /// As [`Director::set_mark_rules`], with the place of the rule at fault.
+    pub fn set_mark_rules(&mut self, rules: Vec<MarkRule>) -> Result<(), ApplyRefused> {
+        Director::check_mark_rules(&rules)
+            .map_err(|(at, error)| ApplyRefused::MarkRule { at, error })?;
+        let set = self.director.set_mark_rules(rules);
+        set.map_err(|error| ApplyRefused::MarkRule { at: 0, error })
     }
 
     /// Adds a real server.

@@ -162,7 +162,7 @@ fn common(old: &SteeringRules, new: &SteeringRules) -> SteeringRules {
     SteeringRules {
         services: &old.services & &new.services,
         vips: &old.vips & &new.vips,
-        prefixes: &old.prefixes & &new.prefixes,
+        selectors: &old.selectors & &new.selectors,
         nat_reals: &old.nat_reals & &new.nat_reals,
         local_addrs: &old.local_addrs & &new.local_addrs,
         local_ports: (

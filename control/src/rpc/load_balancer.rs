@@ -9,7 +9,7 @@ use super::status::{malformed, real_server_field, refused, service_field};
 use crate::{
     config::Desired,
     convert::{
-        answer,
+        answer, marks,
         request::{self, each},
     },
     engine::{
@@ -213,6 +213,49 @@ impl LoadBalancerService for LoadBalancer {
         Ok(Response::new(v1::SetSettingResponse { generation }))
     }
 
+    async fn list_mark_rules(
+        &self,
+        _: Request<v1::ListMarkRulesRequest>,
+    ) -> Answer<v1::ListMarkRulesResponse> {
+        let state = self.engine.lock();
+        let rules = state.director.mark_rules().iter().map(marks::write).collect();
+        let (generation, rules) = (state.director.generation(), Some(v1::MarkRules { rules }));
+        Ok(Response::new(v1::ListMarkRulesResponse { generation, rules }))
+    }
+
+    async fn set_mark_rules(
+        &self,
+        request: Request<v1::SetMarkRulesRequest>,
+    ) -> Answer<v1::SetMarkRulesResponse> {
+        let request = request.into_inner();
+        let rules = required("rules", request.rules.as_ref())?;
+        let rules = each("rules.rules", &rules.rules, marks::read);
+        let rules = rules.map_err(|error| malformed(&error))?;
+        let change = self.engine.change(|state| state.set_mark_rules(rules)).await;
+        let (generation, ()) = change.map_err(|error| refused(&error, str::to_owned))?;
+        Ok(Response::new(v1::SetMarkRulesResponse { generation }))
+    }
+
+    async fn create_mark_rule(
+        &self,
+        request: Request<v1::CreateMarkRuleRequest>,
+    ) -> Answer<v1::CreateMarkRuleResponse> {
+        let rule = mark_rule(request.into_inner().rule.as_ref())?;
+        let change = self.engine.change(|state| state.director.add_mark_rule(rule)).await;
+        let (generation, ()) = change.map_err(|error| refused(&error, mark_path))?;
+        Ok(Response::new(v1::CreateMarkRuleResponse { generation }))
+    }
+
+    async fn delete_mark_rule(
+        &self,
+        request: Request<v1::DeleteMarkRuleRequest>,
+    ) -> Answer<v1::DeleteMarkRuleResponse> {
+        let rule = mark_rule(request.into_inner().rule.as_ref())?;
+        let change = self.engine.change(|state| state.director.delete_mark_rule(&rule)).await;
+        let (generation, ()) = change.map_err(|error| refused(&error, mark_path))?;
+        Ok(Response::new(v1::DeleteMarkRuleResponse { generation }))
+    }
+
     async fn zero_counters(
         &self,
         request: Request<v1::ZeroCountersRequest>,
@@ -264,6 +307,18 @@ fn real_server(
     spec.map_err(|error| malformed(&error.within("real_server")))
 }
 
+fn mark_rule(
+    message: Option<&v1::MarkRule>,
+) -> Result<dataplane::director::spec::MarkRule, Status> {
+    let rule = marks::read(required("rule", message)?);
+    rule.map_err(|error| malformed(&error.within("rule")))
+}
+
+/// The path of what the director calls `field`, in a request about one rule.
+fn mark_path(field: &str) -> String {
+    format!("rule.selector.{field}")
+}
+
 fn desired(request: &v1::ApplyRequest) -> Result<Desired, FieldError> {
     let timeouts = match &request.timeouts {
         Some(timeouts) => {
@@ -271,10 +326,15 @@ fn desired(request: &v1::ApplyRequest) -> Result<Desired, FieldError> {
         }
         None => None,
     };
+    let mark_rules = match &request.mark_rules {
+        Some(rules) => Some(each("mark_rules.rules", &rules.rules, marks::read)?),
+        None => None,
+    };
     Ok(Desired {
         services: each("services", &request.services, request::service_entry)?,
         timeouts,
         settings: each("settings", &request.settings, request::setting)?,
+        mark_rules,
     })
 }
 

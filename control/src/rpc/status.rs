@@ -45,6 +45,11 @@ pub(super) fn refused(error: &EngineError, path: impl Fn(&str) -> String) -> Sta
             let path = format!("settings[{at}].{field}");
             director(error, &format!("{name}: {error}"), |_| path.clone())
         }
+        EngineError::Apply(ApplyRefused::MarkRule { at, error }) => {
+            director(error, &error.to_string(), |field| {
+                format!("mark_rules.rules[{at}].selector.{field}")
+            })
+        }
         EngineError::Generation { present, .. } => {
             let metadata = HashMap::from([("generation".to_owned(), present.to_string())]);
             let details = ErrorDetails::with_error_info("GENERATION_MISMATCH", DOMAIN, metadata);
@@ -67,6 +72,7 @@ fn director(error: &DirectorError, message: &str, path: impl Fn(&str) -> String)
         DirectorError::NoSuchService => (Code::NotFound, "NO_SUCH_SERVICE", None),
         DirectorError::RealExists => (Code::AlreadyExists, "REAL_EXISTS", None),
         DirectorError::NoSuchReal => (Code::NotFound, "NO_SUCH_REAL", None),
+        DirectorError::NoSuchMarkRule => (Code::NotFound, "NO_SUCH_MARK_RULE", None),
         DirectorError::NoSuchScheduler => {
             let field = ("scheduler", error.to_string());
             (Code::InvalidArgument, "NO_SUCH_SCHEDULER", Some(field))

@@ -4,6 +4,7 @@
 
 mod apply;
 mod flows;
+mod marks;
 mod refusals;
 
 use std::sync::Arc;

@@ -31,9 +31,10 @@ pub(super) fn service(spec: &ServiceSpec) -> Result<(), DirectorError> {
                 return invalid("port", "0 needs a persistent service".to_owned());
             }
         }
-        ServiceKey::Mark { .. } => {
-            return invalid("mark", "firewall-mark services are not available yet".to_owned());
+        ServiceKey::Mark { mark: 0, .. } => {
+            return invalid("mark", "0 is the mark of packets without one".to_owned());
         }
+        ServiceKey::Mark { .. } => {}
     }
     if !Scheduler::NAMES.contains(&spec.scheduler.as_str()) {
         return Err(DirectorError::NoSuchScheduler);

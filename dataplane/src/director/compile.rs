@@ -5,13 +5,13 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 
 use super::{
-    Director,
-    reals::protocol,
+    Director, RealEntry,
     spec::{RealSpec, ServiceKey},
 };
 use crate::{
     addr::{Addr, Family},
     endpoint::{EndpointId, Method},
+    selector::{Nets, Prefix, Selector},
     service::Snapshot,
     steering::rules::{SteeringRules, Target},
     verdict::DeviceId,
@@ -23,19 +23,28 @@ impl Director {
     pub fn compile(&self) -> Snapshot {
         let services: Vec<_> = self.services.iter().map(|s| Arc::clone(&s.compiled)).collect();
         let mut exact = HashMap::with_capacity(services.len());
+        let mut marked = HashMap::new();
         let mut vips = HashSet::new();
         for (at, service) in services.iter().enumerate() {
-            if let ServiceKey::Address { protocol, addr, port } = service.key {
-                let at = u32::try_from(at).expect("services are fewer than endpoint ids");
-                exact.insert((protocol, addr, port), at);
-                vips.insert(addr);
+            let at = u32::try_from(at).expect("services are fewer than endpoint ids");
+            match service.key {
+                ServiceKey::Address { protocol, addr, port } => {
+                    exact.insert((protocol, addr, port), at);
+                    vips.insert(addr);
+                }
+                ServiceKey::Mark { mark, family } => {
+                    marked.insert((mark, family), at);
+                }
             }
         }
         Snapshot {
             generation: self.generation,
             services,
             exact,
+            marks: Arc::clone(&self.marks),
+            marked,
             vips,
+            vip_nets: Nets::new(self.marked().map(|selector| selector.to)),
             nat_addrs: self.translated().map(|(_, addr, _)| addr).collect(),
             nat_reals: self.translated().collect(),
             callers: self.callers(),
@@ -52,12 +61,15 @@ impl Director {
     /// that were removed while they have flows.
     fn translated(&self) -> impl Iterator<Item = (u8, Addr, u16)> + '_ {
         let present = self.services.iter().flat_map(|service| {
-            let protocol = protocol(&service.spec.key);
             let reals = service.reals.iter().filter(|real| real.spec.method.translates());
-            reals.map(move |real| (protocol, real.spec.addr, real.spec.port))
+            reals.map(|real| (service.spec.key, real.spec.addr, real.id))
         });
         let gone = self.trash.reals().filter(|real| real.translated);
-        present.chain(gone.map(|real| (protocol(&real.key), real.addr, real.port)))
+        let all = present.chain(gone.map(|real| (real.key, real.addr, real.id)));
+        all.flat_map(|(key, addr, id)| {
+            let port = self.endpoints.get(id).port();
+            protocols(key).map(move |protocol| (protocol, addr, port))
+        })
     }
 
     /// The real servers that may begin calls: those of nat, of services with an engine. Of several
@@ -108,7 +120,10 @@ impl Director {
             set.insert(target);
         }
         let own = self.network.interfaces.iter().flat_map(|interface| &interface.addrs);
-        rules.own_addrs.extend(own.map(|&(addr, _)| addr).filter(|a| !rules.vips.contains(a)));
+        let named: HashSet<_> = self.marked().map(|s| s.to).filter(|to| to.is_host()).collect();
+        let vip = |addr: &Addr| rules.vips.contains(addr) || named.contains(&Prefix::host(*addr));
+        rules.own_addrs = own.map(|&(addr, _)| addr).filter(|addr| !vip(addr)).collect();
+        rules.selectors = self.marked().map(|s| Selector { from: None, ..*s }).collect();
         rules
     }
 
@@ -116,16 +131,17 @@ impl Director {
     /// were removed while they have flows.
     fn hosted(&self) -> impl Iterator<Item = (Target, bool)> + '_ {
         let present = self.services.iter().flat_map(|service| {
-            let protocol = protocol(&service.spec.key);
-            service.reals.iter().map(move |real| {
-                (protocol, real.spec.addr, real.spec.port, real.spec.method.translates())
-            })
+            let real = |real: &RealEntry| {
+                (service.spec.key, real.spec.addr, real.id, real.spec.method.translates())
+            };
+            service.reals.iter().map(real)
         });
-        let gone = self.trash.reals();
-        let gone = gone.map(|real| (protocol(&real.key), real.addr, real.port, real.translated));
+        let gone = self.trash.reals().map(|real| (real.key, real.addr, real.id, real.translated));
         let hosted = present.chain(gone).filter(|&(_, addr, ..)| self.routes.is_local(addr));
-        hosted
-            .map(|(protocol, addr, port, translated)| (Target { protocol, addr, port }, translated))
+        hosted.flat_map(|(key, addr, id, translated)| {
+            let port = self.endpoints.get(id).port();
+            protocols(key).map(move |protocol| (Target { protocol, addr, port }, translated))
+        })
     }
 
     /// The next hops that must stay resolved: those of real servers, and every gateway.
@@ -150,6 +166,15 @@ impl Director {
         lost.dedup();
         lost
     }
+}
+
+/// The protocols of a service's flows.
+fn protocols(key: ServiceKey) -> impl Iterator<Item = u8> {
+    let only = match key {
+        ServiceKey::Address { protocol, .. } => Some(protocol),
+        ServiceKey::Mark { .. } => None,
+    };
+    [ip::TCP, ip::UDP, ip::SCTP].into_iter().filter(move |p| only.is_none_or(|only| only == *p))
 }
 
 /// The outer packets that go to a tunnel's real server.

@@ -9,6 +9,7 @@ mod apply;
 mod check;
 mod compile;
 mod flows;
+mod marks;
 mod reals;
 mod services;
 mod settings;
@@ -20,16 +21,18 @@ use hashbrown::HashMap;
 
 use self::{
     network::Network,
-    spec::{Counters, DirectorError, RealSpec, ServiceKey, ServiceSpec},
+    spec::{Counters, DirectorError, MarkRule, RealSpec, ServiceKey, ServiceSpec},
     trash::Trash,
 };
 use crate::{
     addr::Addr,
     calls::Calls,
+    destination::Retired,
     endpoint::{Description, EndpointId, Endpoints},
     flow::timeout::Timeouts,
     route::{Path, Routes},
     sched::SchedState,
+    selector::Table,
     service::{Service, Settings},
     stats::Stats,
 };
@@ -79,8 +82,14 @@ pub struct Director {
     services: Vec<ServiceEntry>,
     /// Place of each service in `services`.
     places: HashMap<ServiceKey, usize>,
+    /// The rules that mark packets, first to last.
+    mark_rules: Vec<MarkRule>,
+    /// The same, compiled.
+    marks: Arc<Table>,
     /// Endpoints that were removed and may still be named by flows.
     trash: Trash,
+    /// Destinations that no flow names any more.
+    retired: Retired,
     /// Endpoint ids that nothing names; the last is given out next.
     free: Vec<EndpointId>,
     /// Shared with the workers.
@@ -110,7 +119,10 @@ impl Director {
         Self {
             services: Vec::new(),
             places: HashMap::new(),
+            mark_rules: Vec::new(),
+            marks: Arc::default(),
             trash: Trash::default(),
+            retired: Retired::default(),
             free: (1..ids).rev().map(EndpointId).collect(),
             endpoints,
             stats,

@@ -26,15 +26,16 @@ impl Director {
         }
         check::real(key, spec)?;
         let at = self.places[key];
-        let (id, zero) = match self.trash.take_real(key, spec.addr, spec.port) {
-            Some(returned) => returned,
+        let persistent = entry.spec.persistence_s.is_some();
+        let (id, zero, port) = match self.trash.take_real(key, spec.addr, spec.port) {
+            Some((id, zero)) => (id, zero, self.endpoints.get(id).port()),
             None => {
                 let id = self.allocate("real server")?;
-                (id, self.counted(id))
+                (id, self.counted(id), flow_port(key, spec, persistent))
             }
         };
         let counted = self.counted(id);
-        self.renew(id, protocol(key), spec);
+        self.renew(id, protocol(key), &RealSpec { port, ..*spec });
         self.resolve(id, spec.addr);
         let entry = &mut self.services[at];
         entry.reals.insert(0, RealEntry { spec: *spec, id, zero, joined: counted });
@@ -55,7 +56,8 @@ impl Director {
         let place = place.ok_or(DirectorError::NoSuchReal)?;
         check::real(key, spec)?;
         let id = entry.reals[place].id;
-        self.renew(id, protocol(key), spec);
+        let port = self.endpoints.get(id).port();
+        self.renew(id, protocol(key), &RealSpec { port, ..*spec });
         let entry = self.service_mut(key)?;
         entry.reals[place].spec = *spec;
         entry.rebuild(Change::Edited(id));
@@ -107,9 +109,21 @@ impl Director {
         let counted = less(self.counted(real.id), real.joined);
         let entry = &mut self.services[at];
         entry.carried = plus(entry.carried, counted);
-        self.describe(real.id, protocol(&key), &real.spec, 0);
+        let port = self.endpoints.get(real.id).port();
+        self.describe(real.id, protocol(&key), &RealSpec { port, ..real.spec }, 0);
         self.discard_real(key, &real);
     }
+}
+
+/// The port that flows to a real server have there; 0: the one their clients use. A persistent
+/// service for every port maps none, whatever its real servers say (`ip_vs_sched_persist`). Fixed
+/// when the real server joins: flows must find it unchanged.
+const fn flow_port(key: &ServiceKey, spec: &RealSpec, persistent: bool) -> u16 {
+    let every_port = match key {
+        ServiceKey::Address { port, .. } => *port == 0,
+        ServiceKey::Mark { .. } => true,
+    };
+    if every_port && persistent { 0 } else { spec.port }
 }
 
 /// Whether this is the real server with that address and port.
@@ -118,7 +132,7 @@ fn same(real: &RealEntry, addr: Addr, port: u16) -> bool {
 }
 
 /// The protocol of a service's real servers; 0 for a firewall mark, which takes any.
-pub(super) const fn protocol(key: &ServiceKey) -> u8 {
+const fn protocol(key: &ServiceKey) -> u8 {
     match key {
         ServiceKey::Address { protocol, .. } => *protocol,
         ServiceKey::Mark { .. } => 0,

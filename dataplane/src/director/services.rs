@@ -103,7 +103,11 @@ impl Director {
         };
         let (addr, port, protocol) = match spec.key {
             ServiceKey::Address { protocol, addr, port } => (addr, port, protocol),
-            ServiceKey::Mark { .. } => (Addr::UNSPECIFIED, 0, 0),
+            // As the kernel lists it: the mark in the place of the first four octets.
+            ServiceKey::Mark { mark, family: Family::V4 } => (Addr::v4(mark), 0, 0),
+            ServiceKey::Mark { mark, family: Family::V6 } => {
+                (Addr::v6(u128::from(mark) << 96), 0, 0)
+            }
         };
         self.endpoints.get(endpoint).describe(&Description {
             addr,

@@ -110,6 +110,7 @@ impl Director {
     /// worker has reached. Call every few seconds.
     pub fn reap(&mut self, now: Tick, reached: u64) {
         let endpoints = &self.endpoints;
+        endpoints.destinations().reclaim(&mut self.retired, now);
         let mut freed = Vec::new();
         self.trash.reals.retain_mut(|real| {
             let busy = endpoints.get(real.id).load.refs.load(Relaxed) != 0;

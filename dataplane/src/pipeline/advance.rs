@@ -180,6 +180,7 @@ impl Pipeline {
 pub(super) fn settle(cx: &Context<'_>, ended: &Entry) {
     let control = ended.control();
     cx.endpoints.get(ended.real()).unbind(bound(control));
+    cx.endpoints.release(ended.virt());
     if control.has(TEMPLATE)
         && let Some(calls) = &cx.snapshot.calls
     {

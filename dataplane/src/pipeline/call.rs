@@ -158,6 +158,10 @@ impl Pipeline {
         }
         let &(service, real) = cx.snapshot.callers.get(&(key.source, key.source_port))?;
         let service = cx.snapshot.services.get(service as usize)?;
+        if let ServiceKey::Mark { .. } = service.key {
+            // Of its many addresses none is the real server's to call from.
+            return None;
+        }
         let template = match service.persistence {
             Some(persistence) => {
                 let calls = cx.snapshot.calls.as_deref()?;
@@ -180,7 +184,7 @@ impl Pipeline {
             return Some(self.answer_alone(cx, packet, parsed, (service.endpoint, real)));
         }
         let turned = Parsed { key: asked, ..*parsed };
-        let (id, direction) = self.create(cx, &turned, service.endpoint, (real, template)).ok()?;
+        let (id, direction) = self.create(cx, &turned, service, (real, template)).ok()?;
         let flow = cx.table.get(id).filter(|_| direction == Direction::ToReal)?;
         Some(self.response(cx, packet, parsed, flow))
     }

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     endpoint::{Bound, EndpointId},
     flow::{
-        Direction, Entry, FlowId, InsertError, Inserted, NewFlow,
+        Direction, Entry, FlowId, FlowKey, InsertError, Inserted, NewFlow,
         flag::{CONTROLLED, HALF_OPEN, INACTIVE, NO_OUTPUT, ONE_WAY},
         state::{self, Sloppy},
         tcp, timeout,
@@ -22,6 +22,7 @@ use crate::{
     packet::Packet,
     sched::Pick,
     service::Service,
+    spec::ServiceKey,
     verdict::{DropReason, Verdict},
     wire::{frame::Parsed, protocol},
 };
@@ -38,7 +39,12 @@ enum Scheduled {
     /// It has a flow: a new one, or another worker's that was faster.
     Flow(FlowId, Direction),
     /// It goes to this real server and leaves no flow (`-o`).
-    Alone(EndpointId),
+    Alone {
+        /// What its client sees; whoever has sent the packet gives the count on it back.
+        virt: EndpointId,
+        /// Who serves it.
+        real: EndpointId,
+    },
     /// There is no real server to be had.
     Nowhere,
 }
@@ -46,6 +52,30 @@ enum Scheduled {
 /// The port that stands for the port 0 of a service that takes every port.
 fn any_port(cx: &Context<'_>, parsed: &Parsed, virt: EndpointId) -> u16 {
     if cx.endpoints.get(virt).port() == 0 { parsed.key.destination_port } else { 0 }
+}
+
+/// What the client of a new flow to `real` sees: the service's own endpoint, or, if the service has
+/// many, that of this destination, with a count on it. Its port is 0 where the real server's is:
+/// then both are the packet's.
+fn destination(
+    cx: &Context<'_>,
+    parsed: &Parsed,
+    service: &Service,
+    real: EndpointId,
+) -> Result<EndpointId, DropReason> {
+    let every_port = cx.endpoints.get(service.endpoint).port() == 0;
+    let port = match cx.endpoints.get(real).port() {
+        0 => 0,
+        _ if every_port => parsed.key.destination_port,
+        _ => 0,
+    };
+    if port == 0 && matches!(service.key, ServiceKey::Address { .. }) {
+        return Ok(service.endpoint);
+    }
+    let addr = parsed.key.destination;
+    let named = FlowKey { destination: addr, destination_port: port, ..FlowKey::default() };
+    let hash = cx.table.hash(&named).bits();
+    cx.endpoints.destination(addr, port, hash).ok_or(DropReason::DestinationsFull)
 }
 
 impl Pipeline {
@@ -88,12 +118,14 @@ impl Pipeline {
                     Direction::ToClient => self.response(cx, packet, parsed, flow),
                 }
             }
-            Scheduled::Alone(real) => {
+            Scheduled::Alone { virt, real } => {
                 let octets = u64::from(parsed.end - parsed.l3);
                 cx.stats.endpoint(real).count_in(octets);
                 let method = cx.endpoints.get(real).method();
-                let hop = Hop { virt: service.endpoint, real, method, longest: parsed.longest };
-                self.forward(cx, packet, &parsed, hop)
+                let hop = Hop { virt, real, method, longest: parsed.longest };
+                let outcome = self.forward(cx, packet, &parsed, hop);
+                cx.endpoints.release(virt);
+                outcome
             }
             Scheduled::Nowhere => {
                 self.port_unreachable(cx, packet, &parsed);
@@ -118,21 +150,26 @@ impl Pipeline {
         }
         let asked = Parsed { key, ..*parsed };
         // A message that is only quoted names no call.
-        let hop = match self.schedule(cx, &asked, service, &[]) {
+        let (hop, alone) = match self.schedule(cx, &asked, service, &[]) {
             Ok(Scheduled::Flow(id, _)) => {
                 let flow = cx.table.get(id)?;
                 let method = method(flow.control());
-                Hop { virt: flow.virt(), real: flow.real(), method, longest: parsed.longest }
+                let (virt, real) = (flow.virt(), flow.real());
+                (Hop { virt, real, method, longest: parsed.longest }, None)
             }
-            Ok(Scheduled::Alone(real)) => {
+            Ok(Scheduled::Alone { virt, real }) => {
                 let method = cx.endpoints.get(real).method();
-                Hop { virt: service.endpoint, real, method, longest: parsed.longest }
+                (Hop { virt, real, method, longest: parsed.longest }, Some(virt))
             }
             Ok(Scheduled::Nowhere) => return Some(Err(DropReason::NoRealServer)),
             Err(reason) => return Some(Err(reason)),
         };
         cx.stats.endpoint(hop.real).count_in(u64::from(parsed.end - parsed.l3));
-        Some(self.forward(cx, packet, &parsed, hop))
+        let outcome = self.forward(cx, packet, &parsed, hop);
+        if let Some(virt) = alone {
+            cx.endpoints.release(virt);
+        }
+        Some(outcome)
     }
 
     /// Finds a real server for a packet to a service and makes the flow. `message` is what the
@@ -156,11 +193,12 @@ impl Pipeline {
         };
         let Some((real, template)) = placed else { return Ok(Scheduled::Nowhere) };
         if service.one_packet && parsed.key.protocol == protocol::UDP {
+            let virt = destination(cx, parsed, service, real)?;
             cx.stats.endpoint(real).conns.add(1);
-            return Ok(Scheduled::Alone(real));
+            return Ok(Scheduled::Alone { virt, real });
         }
         let (id, direction) =
-            self.create(cx, parsed, service.endpoint, (real, template)).inspect_err(|_| {
+            self.create(cx, parsed, service, (real, template)).inspect_err(|_| {
                 cx.stats.work.flows_refused.add(1);
             })?;
         Ok(Scheduled::Flow(id, direction))
@@ -193,9 +231,10 @@ impl Pipeline {
         &mut self,
         cx: &Context<'_>,
         parsed: &Parsed,
-        virt: EndpointId,
+        service: &Service,
         (real, template): Placed,
     ) -> Result<(FlowId, Direction), DropReason> {
+        let virt = destination(cx, parsed, service, real)?;
         let method = cx.endpoints.get(real).method();
         let one_way = if method.translates() { 0 } else { ONE_WAY | NO_OUTPUT };
         let half_open = if state::is_half_open(parsed.key.protocol, 0) { HALF_OPEN } else { 0 };
@@ -228,10 +267,12 @@ impl Pipeline {
             }
             Ok(Inserted::Existing(flow, direction)) => {
                 cx.endpoints.get(real).unbind(Bound::Inactive);
+                cx.endpoints.release(virt);
                 Ok((flow.id(), direction))
             }
             Err(error) => {
                 cx.endpoints.get(real).unbind(Bound::Inactive);
+                cx.endpoints.release(virt);
                 Err(match error {
                     InsertError::Full | InsertError::NoRoom => DropReason::TableFull,
                     InsertError::HalfOpen => DropReason::HalfOpenQuota,

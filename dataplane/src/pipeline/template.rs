@@ -21,6 +21,7 @@ use crate::{
         timeout,
     },
     service::{Persistence, Service},
+    spec::ServiceKey,
     verdict::DropReason,
     wire::frame::Parsed,
 };
@@ -40,12 +41,17 @@ impl Pipeline {
         parsed: &Parsed,
         (service, persistence): (&Service, Persistence),
     ) -> Result<Option<Placed>, DropReason> {
+        let virt = cx.endpoints.get(service.endpoint);
         let key = FlowKey {
             source: masked(parsed.key.source, persistence.mask),
-            destination: parsed.key.destination,
+            // Of a firewall mark the mark itself: one template for all its addresses.
+            destination: virt.addr(),
             source_port: 0,
-            destination_port: cx.endpoints.get(service.endpoint).port(),
-            protocol: parsed.key.protocol,
+            destination_port: virt.port(),
+            protocol: match service.key {
+                ServiceKey::Address { protocol, .. } => protocol,
+                ServiceKey::Mark { .. } => 0,
+            },
             template: true,
         };
         if let Some((template, _)) = cx.table.lookup(&key, cx.endpoints) {

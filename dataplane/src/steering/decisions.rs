@@ -11,7 +11,10 @@ use super::{
     program::{Limits, Programs as _, Steering, SteeringError},
     rules::{SteeringRules, Target},
 };
-use crate::addr::Addr;
+use crate::{
+    addr::Addr,
+    selector::{Ports, Selector},
+};
 
 const CLIENT: [u8; 4] = [10, 1, 0, 2];
 const VIP: [u8; 4] = [10, 1, 0, 100];
@@ -37,6 +40,10 @@ fn target(protocol: u8, addr: Addr, port: u16) -> Target {
     Target { protocol, addr, port }
 }
 
+fn selector(protocol: Option<u8>, to: &str, ports: Ports) -> Selector {
+    Selector { protocol, to: to.parse().unwrap(), ports, from: None }
+}
+
 fn rules() -> SteeringRules {
     SteeringRules {
         services: [
@@ -47,7 +54,12 @@ fn rules() -> SteeringRules {
         ]
         .into(),
         vips: [addr(VIP), addr6(VIP6)].into(),
-        prefixes: [(addr([10, 3, 0, 0]), 16)].into(),
+        selectors: [
+            selector(None, "10.3.0.0/16", Ports { first: 80, last: 90 }),
+            selector(Some(17), "10.3.1.0/24", Ports::one(53)),
+            selector(None, "fd03::/64", Ports::ANY),
+        ]
+        .into(),
         nat_reals: [target(17, addr(REAL), 5353), target(17, addr6(REAL6), 5353)].into(),
         local_addrs: [addr(LOCAL)].into(),
         local_ports: (1024, 2048),
@@ -59,7 +71,7 @@ fn rules() -> SteeringRules {
             target(17, addr(TUNNELLED), 6080),
         ]
         .into(),
-        own_addrs: [addr(OWN)].into(),
+        own_addrs: [addr(OWN), addr([10, 3, 0, 9])].into(),
     }
 }
 
@@ -176,11 +188,23 @@ fn packets_of_a_service_are_taken_and_others_are_not() {
     assert!(!to(6, VIP, 22), "ssh to the VIP");
     assert!(!to(17, [10, 1, 0, 101], 53), "another address");
     assert!(!to(47, VIP, 80), "GRE has no ports");
-    assert!(to(6, [10, 3, 99, 1], 1234), "a VIP prefix takes every port");
-    assert!(!to(6, [10, 4, 0, 1], 1234), "outside the prefix");
     for (port, ours) in [(1023, false), (1024, true), (2048, true), (2049, false)] {
         assert_eq!(to(6, LOCAL, port), ours, "port {port} of a local address");
     }
+    for port in [80, 85, 90] {
+        assert!(to(6, [10, 3, 99, 1], port), "port {port} of a VIP prefix");
+        assert!(to(132, [10, 3, 1, 1], port), "the shorter prefix holds in the longer one");
+    }
+    assert!(!to(6, [10, 3, 99, 1], 79) && !to(6, [10, 3, 99, 1], 91), "outside the range");
+    assert!(!to(6, [10, 4, 0, 1], 80), "outside the prefix");
+    assert!(to(17, [10, 3, 1, 1], 53));
+    assert!(!to(6, [10, 3, 1, 1], 53) && !to(17, [10, 3, 2, 1], 53));
+    assert!(!to(6, [10, 3, 0, 9], 80), "the box's own address in a VIP prefix");
+    let mut in6 = VIP6;
+    in6[..8].copy_from_slice(&[0xfd, 3, 0, 0, 0, 0, 0, 0]);
+    assert!(taken(&mut steering, &udp6((CLIENT6, 1000), (in6, 7))), "every port");
+    in6[7] = 1;
+    assert!(!taken(&mut steering, &udp6((CLIENT6, 1000), (in6, 7))), "outside the prefix");
     assert!(taken(&mut steering, &udp6((CLIENT6, 1000), (VIP6, 53))));
     assert!(!taken(&mut steering, &udp6((CLIENT6, 1000), (VIP6, 54))));
 }
@@ -240,6 +264,8 @@ fn fragments_to_a_vip_and_from_a_real_are_taken() {
     assert!(taken(&mut steering, &fragment(CLIENT, VIP, false, 185)));
     assert!(taken(&mut steering, &fragment(REAL, CLIENT, false, 185)));
     assert!(taken(&mut steering, &fragment(CLIENT, LOCAL, true, 0)));
+    assert!(taken(&mut steering, &fragment(CLIENT, [10, 3, 5, 5], false, 185)), "a VIP prefix");
+    assert!(!taken(&mut steering, &fragment(CLIENT, [10, 4, 5, 5], false, 185)));
     assert!(!taken(&mut steering, &fragment(REAL, OWN, true, 0)));
     assert!(!taken(&mut steering, &fragment(CLIENT, OWN, true, 0)));
 
@@ -260,6 +286,8 @@ fn icmp_to_a_vip_is_taken_if_it_is_an_echo_request_or_an_error() {
         let message = icmp(kind, &[0; 28]);
         let ours = [3, 4, 8, 11, 12].contains(&kind);
         assert_eq!(taken(&mut steering, &ip(1, CLIENT, VIP, &message)), ours, "type {kind}");
+        let in_prefix = ip(1, CLIENT, [10, 3, 5, 5], &message);
+        assert_eq!(taken(&mut steering, &in_prefix), ours, "type {kind} to a VIP prefix");
         assert!(!taken(&mut steering, &ip(1, CLIENT, OWN, &message)), "type {kind} to the box");
         let local = [3, 4, 11, 12].contains(&kind);
         for (port, ours) in [(1024, local), (1023, false)] {

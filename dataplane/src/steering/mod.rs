@@ -9,6 +9,8 @@
 pub mod rules;
 
 #[cfg(any(test, feature = "xsk"))]
+mod ranges;
+#[cfg(any(test, feature = "xsk"))]
 mod tables;
 
 #[cfg(feature = "xsk")]

@@ -16,6 +16,7 @@ use aya::{
 
 use super::{
     attach::Hooks,
+    ranges::RangesValue,
     rules::SteeringRules,
     tables::{AddrKey, Change, EndpointKey, PrefixKey, Tables},
 };
@@ -37,7 +38,7 @@ pub struct Limits {
     pub addrs: u32,
     /// Services, nat real servers and tunnel ends together.
     pub endpoints: u32,
-    /// VIP prefixes.
+    /// Destination prefixes of selectors.
     pub prefixes: u32,
 }
 
@@ -141,7 +142,7 @@ pub struct Steering {
 struct Maps {
     endpoints: HashMap<MapData, EndpointKey, u8>,
     addrs: HashMap<MapData, AddrKey, u8>,
-    prefixes: LpmTrie<MapData, AddrKey, u8>,
+    prefixes: LpmTrie<MapData, AddrKey, RangesValue>,
     interfaces: HashMap<MapData, u32, u32>,
     sockets: XskMap<MapData>,
     counters: PerCpuArray<MapData, u64>,
@@ -272,7 +273,7 @@ impl Maps {
             Change::RemoveAddr(addr) => self.addrs.remove(&addr),
             Change::AddEndpoint(endpoint) => self.endpoints.insert(endpoint, 0, 0),
             Change::RemoveEndpoint(endpoint) => self.endpoints.remove(&endpoint),
-            Change::AddPrefix(prefix) => self.prefixes.insert(&key(prefix), 0, 0),
+            Change::SetPrefix(prefix, ranges) => self.prefixes.insert(&key(prefix), ranges, 0),
             Change::RemovePrefix(prefix) => self.prefixes.remove(&key(prefix)),
         }
     }

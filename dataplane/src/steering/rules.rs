@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::addr::Addr;
+use crate::{addr::Addr, selector::Selector};
 
 /// Protocol, address and port of packets to take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,9 +26,10 @@ pub struct SteeringRules {
     pub services: BTreeSet<Target>,
     /// Fragments, ICMP echo requests and ICMP errors to these addresses.
     pub vips: BTreeSet<Addr>,
-    /// All of the above to addresses of these prefixes, for services that a firewall mark names.
-    /// The length is that of the address's own family: 0 to 32, or 0 to 128.
-    pub prefixes: BTreeSet<(Addr, u8)>,
+    /// TCP, UDP and SCTP packets to these, for services that a firewall mark names; fragments, ICMP
+    /// echo requests and errors to their prefixes. Not to one of `own_addrs`. Where they come from
+    /// is not asked.
+    pub selectors: BTreeSet<Selector>,
     /// Real servers whose replies come back through the box (nat and fullnat): TCP, UDP and SCTP
     /// packets from these, fragments from their addresses, and ICMP errors, whoever sends them,
     /// that quote a packet to these. Not if the packet is for one of `own_addrs`.
@@ -49,7 +50,8 @@ pub struct SteeringRules {
     /// ICMP errors that quote a packet which we sent in a tunnel to these. The protocol is the
     /// outer packet's: 4, 41 or 47 with port 0, or UDP with the port of gue.
     pub tunnel_reals: BTreeSet<Target>,
-    /// The box's own addresses: what a real server sends to one of them answers the box itself,
+    /// The box's own addresses, but for those that are VIPs: what a selector's prefix happens to
+    /// contain stays the box's, and what a real server sends to one of them answers the box itself,
     /// a health check for instance, and stays in the kernel.
     pub own_addrs: BTreeSet<Addr>,
 }

@@ -53,6 +53,19 @@ struct prefix {
 	struct address addr;
 };
 
+/* Ports that are taken at a prefix, as in ranges.rs. Protocol 0 stands for all. */
+#define MAX_RANGES 16
+
+struct range {
+	__be16 first, last;
+	__u8 protocol;
+	__u8 used;
+};
+
+struct ranges {
+	struct range of[MAX_RANGES];
+};
+
 /* Sizes of the next three are set by the loader. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -75,7 +88,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 1);
 	__type(key, struct prefix);
-	__type(value, __u8);
+	__type(value, struct ranges);
 } prefixes SEC(".maps");
 
 /* Interface number -> slot: the interface's place in the configuration. */
@@ -130,11 +143,29 @@ static __always_inline __u8 roles(const struct address *addr)
 	return found ? *found : 0;
 }
 
-static __always_inline bool in_prefix(const struct address *addr)
+/* What the longest prefix holds; shorter ones are included. */
+static __always_inline struct ranges *ranges_at(const struct address *addr)
 {
 	struct prefix key = { .bits = 128, .addr = *addr };
 
 	return bpf_map_lookup_elem(&prefixes, &key);
+}
+
+static __always_inline bool in_ranges(const struct ranges *ranges, __u8 protocol, __be16 port)
+{
+	__u16 host = bpf_ntohs(port);
+
+#pragma unroll
+	for (int i = 0; i < MAX_RANGES; i++) {
+		const struct range *range = &ranges->of[i];
+
+		if (!range->used)
+			return false;
+		if ((!range->protocol || range->protocol == protocol) &&
+		    host >= bpf_ntohs(range->first) && host <= bpf_ntohs(range->last))
+			return true;
+	}
+	return false;
 }
 
 /* Whether the endpoint is known by its port, or by port 0 for all ports. */
@@ -235,11 +266,12 @@ static __always_inline bool icmp_is_ours(void *end, bool v6, const struct packet
 static __always_inline bool packet_is_ours(void *end, bool v6, const struct packet *packet)
 {
 	__u8 destination = roles(&packet->destination);
-	bool prefix = !(destination & VIP) && in_prefix(&packet->destination);
+	/* The box's own addresses stay its own unless they are VIPs by name. */
+	struct ranges *ranges = destination & OWN ? 0 : ranges_at(&packet->destination);
 	bool from_real;
 	__be16 *ports = packet->at;
 
-	if (prefix)
+	if (ranges)
 		destination |= VIP;
 	from_real = !(destination & OWN) && (roles(&packet->source) & REAL);
 	if (packet->fragment)
@@ -248,7 +280,9 @@ static __always_inline bool packet_is_ours(void *end, bool v6, const struct pack
 		return icmp_is_ours(end, v6, packet, destination);
 	if (!has_ports(packet->protocol) || (void *)(ports + 2) > end)
 		return false;
-	if (prefix || ((destination & LOCAL) && is_local_port(ports[1])))
+	if ((destination & LOCAL) && is_local_port(ports[1]))
+		return true;
+	if (ranges && in_ranges(ranges, packet->protocol, ports[1]))
 		return true;
 	if ((destination & VIP) && known(&packet->destination, packet->protocol, ports[1], VIP))
 		return true;

@@ -6,7 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::rules::{SteeringRules, Target};
+use super::{
+    ranges::{self, RangesValue},
+    rules::{SteeringRules, Target},
+};
 use crate::addr::Addr;
 
 /// A key of the map `addrs`: an address in network order, IPv4 mapped.
@@ -33,9 +36,6 @@ const HOSTED: u8 = 32;
 /// It is a real server on the box itself that is reached otherwise.
 const WATCHED: u8 = 64;
 
-/// Octets of an IPv4-mapped address in front of the IPv4 address, in bits.
-const MAPPED_BITS: u8 = 96;
-
 /// The contents of the program's maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tables {
@@ -43,8 +43,8 @@ pub(super) struct Tables {
     pub(super) addrs: BTreeMap<AddrKey, u8>,
     /// Endpoints with their role inside the key.
     pub(super) endpoints: BTreeSet<EndpointKey>,
-    /// VIP prefixes.
-    pub(super) prefixes: BTreeSet<PrefixKey>,
+    /// Prefixes with the ports that are taken there.
+    pub(super) prefixes: BTreeMap<PrefixKey, RangesValue>,
 }
 
 /// One change of one map.
@@ -58,8 +58,8 @@ pub(super) enum Change {
     AddEndpoint(EndpointKey),
     /// Forgets an endpoint.
     RemoveEndpoint(EndpointKey),
-    /// Enters a prefix.
-    AddPrefix(PrefixKey),
+    /// Gives a prefix these ports, whatever it had.
+    SetPrefix(PrefixKey, RangesValue),
     /// Forgets a prefix.
     RemovePrefix(PrefixKey),
 }
@@ -76,7 +76,8 @@ impl Tables {
         tables.roles(&rules.vips, VIP);
         tables.roles(&rules.local_addrs, LOCAL);
         tables.roles(&rules.own_addrs, OWN);
-        tables.prefixes = rules.prefixes.iter().map(|&(addr, len)| prefix(addr, len)).collect();
+        let prefixes = ranges::compile(&rules.selectors).into_iter();
+        tables.prefixes = prefixes.map(|(prefix, value)| (ranges::key(prefix), value)).collect();
         tables
     }
 
@@ -97,7 +98,11 @@ impl Tables {
     pub(super) fn changes(&self, next: &Self) -> Vec<Change> {
         let mut changes = Vec::new();
         changes.extend(next.endpoints.difference(&self.endpoints).map(|&k| Change::AddEndpoint(k)));
-        changes.extend(next.prefixes.difference(&self.prefixes).map(|&k| Change::AddPrefix(k)));
+        // What a prefix holds includes what shorter ones hold: so whatever both rules take, the
+        // new value of the longest one takes, and the shorter ones once it is gone.
+        let set =
+            next.prefixes.iter().filter(|(key, value)| self.prefixes.get(*key) != Some(value));
+        changes.extend(set.map(|(&key, &value)| Change::SetPrefix(key, value)));
         for (&key, &roles) in &next.addrs {
             let old = self.addrs.get(&key).copied().unwrap_or(0);
             if old | roles != old {
@@ -114,7 +119,7 @@ impl Tables {
         }
         let gone = self.endpoints.difference(&next.endpoints);
         changes.extend(gone.map(|&k| Change::RemoveEndpoint(k)));
-        let gone = self.prefixes.difference(&next.prefixes);
+        let gone = self.prefixes.keys().filter(|key| !next.prefixes.contains_key(*key));
         changes.extend(gone.map(|&k| Change::RemovePrefix(k)));
         changes
     }
@@ -126,7 +131,7 @@ impl Tables {
             Change::RemoveAddr(key) => _ = self.addrs.remove(&key),
             Change::AddEndpoint(key) => _ = self.endpoints.insert(key),
             Change::RemoveEndpoint(key) => _ = self.endpoints.remove(&key),
-            Change::AddPrefix(key) => _ = self.prefixes.insert(key),
+            Change::SetPrefix(key, value) => _ = self.prefixes.insert(key, value),
             Change::RemovePrefix(key) => _ = self.prefixes.remove(&key),
         }
     }
@@ -145,16 +150,10 @@ fn endpoint(target: &Target, role: u8) -> EndpointKey {
     key
 }
 
-/// A prefix longer than its family's addresses means the whole address.
-fn prefix(addr: Addr, len: u8) -> PrefixKey {
-    let len = if addr.is_v4() { MAPPED_BITS + len.min(32) } else { len.min(128) };
-    let mask = u128::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0);
-    (len, (addr.bits() & mask).to_be_bytes())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::selector::Selector;
     use std::net::IpAddr;
 
     fn addr(text: &str) -> Addr {
@@ -165,15 +164,16 @@ mod tests {
         Target { protocol, addr: addr(text), port }
     }
 
+    fn selector(to: &str, ports: &str) -> Selector {
+        let (to, ports) = (to.parse().unwrap(), ports.parse().unwrap());
+        Selector { protocol: None, to, ports, from: None }
+    }
+
     #[test]
     fn keys_are_laid_out_as_the_program_reads_them() {
         let key = endpoint(&target(6, "10.1.0.100", 0x1f90), REAL);
         assert_eq!(key[..10], [0; 10]);
         assert_eq!(key[10..], [0xff, 0xff, 10, 1, 0, 100, 0x1f, 0x90, 6, 2]);
-        assert_eq!(prefix(addr("10.1.2.3"), 16).0, 112);
-        assert_eq!(prefix(addr("10.1.2.3"), 16).1[12..], [10, 1, 0, 0]);
-        assert_eq!(prefix(addr("fd00::1"), 8), (8, address(addr("fd00::"))));
-        assert_eq!(prefix(addr("::"), 0), (0, [0; 16]));
     }
 
     #[test]
@@ -195,13 +195,13 @@ mod tests {
         let old = Tables::compile(&SteeringRules {
             services: [target(6, "10.1.0.1", 80), target(17, "10.1.0.2", 53)].into(),
             nat_reals: [target(6, "10.2.0.1", 8080), target(6, "10.2.0.2", 8080)].into(),
-            prefixes: [(addr("10.3.0.0"), 24)].into(),
+            selectors: [selector("10.3.0.0/24", "80-90")].into(),
             ..SteeringRules::default()
         });
         let new = Tables::compile(&SteeringRules {
             services: [target(6, "10.1.0.1", 80), target(6, "10.1.0.3", 0)].into(),
             nat_reals: [target(6, "10.2.0.2", 8080), target(6, "10.1.0.2", 80)].into(),
-            prefixes: [(addr("10.3.0.0"), 16)].into(),
+            selectors: [selector("10.3.0.0/16", "85"), selector("10.3.0.64/26", "99")].into(),
             ..SteeringRules::default()
         });
         let mut now = old.clone();
@@ -213,7 +213,18 @@ mod tests {
                 let held = now.addrs.get(key).copied().unwrap_or(0);
                 assert_eq!(held & both, both, "after {change:?}");
             }
-            assert!(!now.prefixes.is_empty());
+            let longest = now.prefixes.iter().filter(|(key, _)| {
+                let mask = u128::MAX.checked_shl(128 - u32::from(key.0)).unwrap_or(0);
+                addr("10.3.0.70").bits() & mask == u128::from_be_bytes(key.1)
+            });
+            let (_, value) = longest.max_by_key(|(key, _)| key.0).unwrap();
+            let takes_85 = value.chunks(6).any(|range| match *range {
+                [a, b, c, d, _, 1] => {
+                    (u16::from_be_bytes([a, b])..=u16::from_be_bytes([c, d])).contains(&85)
+                }
+                _ => false,
+            });
+            assert!(takes_85, "after {change:?}");
         }
         assert_eq!(now, new);
         assert_eq!(new.changes(&new), []);

@@ -6,7 +6,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use xvs_dataplane::{
     addr::Addr,
-    clock::ManualClock,
+    clock::{ManualClock, Tick},
     director::{
         Director,
         spec::{RealSpec, ServiceKey, ServiceSpec, TunnelSpec},
@@ -30,6 +30,7 @@ pub(crate) struct Lab {
     pub(crate) worker: Worker<SimIo, ManualClock>,
     snapshots: crossbeam_channel::Sender<Arc<Snapshot>>,
     pub(crate) stats: Stats,
+    pub(crate) flows: Arc<FlowTable>,
     pub(crate) wanted: crossbeam_channel::Receiver<(DeviceId, Addr)>,
 }
 
@@ -37,13 +38,13 @@ impl Lab {
     pub(crate) fn new() -> Self {
         let endpoints = Arc::new(Endpoints::new(128));
         let stats = Stats::new(1, 128);
-        let mut config = TableConfig::new(1024, 1, HashKey::from_seed(1));
+        let mut config = TableConfig::new(2048, 1, HashKey::from_seed(1));
         config.pages = Pages::Small;
         let flows = Arc::new(FlowTable::new(&config).unwrap());
         let (resolve, wanted) = crossbeam_channel::bounded(16);
         let pipeline = Pipeline::new(Parts {
             table: flows.worker(0).unwrap(),
-            flows,
+            flows: Arc::clone(&flows),
             endpoints: Arc::clone(&endpoints),
             stats: Arc::clone(stats.worker(0)),
             resolve,
@@ -57,7 +58,7 @@ impl Lab {
         let worker = Worker::new(io, ManualClock::default(), pipeline, link, Duration::ZERO);
         let mut director = Director::new(endpoints, stats.clone());
         director.set_network(network());
-        Self { director, worker, snapshots, stats, wanted }
+        Self { director, worker, snapshots, stats, flows, wanted }
     }
 
     pub(crate) fn with(method: Method, vip: &str, reals: &[&str], port: u16) -> Self {
@@ -92,6 +93,12 @@ impl Lab {
         }
         it.publish();
         it
+    }
+
+    /// What control does every two seconds.
+    pub(crate) fn reap(&mut self, now: Tick) {
+        let generation = self.director.generation();
+        self.director.reap(now, generation);
     }
 
     pub(crate) fn publish(&mut self) {

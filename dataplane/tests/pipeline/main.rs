@@ -1,6 +1,9 @@
 //! Packets through a worker over simulated links. Frames are built and judged by etherparse.
 #![expect(clippy::unwrap_used, reason = "a failed step ends the test")]
 
+mod marks;
+
+#[path = "../support"]
 mod support {
     pub(crate) mod lab;
     pub(crate) mod network;
