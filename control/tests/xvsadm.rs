@@ -213,6 +213,17 @@ fn verbs_show_what_ipvsadm_cannot() {
     assert!(stats.contains("Flow table: 0 of"), "{stats}");
     daemon.run("xvsadm set expire_nodest_conn 1");
     assert!(daemon.run("xvsadm settings").contains("expire_nodest_conn = 1\n"));
+    let refused = daemon.shell("xvsadm set conntrack 1");
+    assert_eq!(refused.status.code(), Some(255));
+    assert!(text_of(&refused.stderr).contains("always 0"), "the reason is told");
+    daemon.run("xvsadm set timeout_synrecv 5");
+    assert!(daemon.run("xvsadm settings").contains("timeout_synrecv = 5\n"));
+    let workers = daemon.run("xvsadm proc ip_vs_stats_percpu");
+    assert!(workers.starts_with("       Total Incoming Outgoing"), "{workers}");
+    assert!(workers.contains("\n  ~        0        0"), "{workers}");
+    let wrong = daemon.shell("xvsadm proc ip_vs_nothing");
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(text_of(&wrong.stderr).contains("ip_vs_conn_sync"), "it says what there is");
     let wrong = daemon.shell("xvsadm set no_such_setting 1");
     assert_eq!(wrong.status.code(), Some(255));
     assert!(text_of(&wrong.stderr).starts_with("xvsadm: "));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 use dataplane::ipvsadm::{
     Backend as _, Failure, PROC_APP, Refusal, Stream, proc_conn, proc_conn_sync, proc_services,
-    proc_stats,
+    proc_stats, proc_stats_percpu,
 };
 
 use super::{
@@ -128,6 +128,8 @@ enum Proc {
     Origins,
     #[value(name = "ip_vs_stats")]
     Totals,
+    #[value(name = "ip_vs_stats_percpu")]
+    Workers,
 }
 
 /// Whether a word is a verb.
@@ -221,6 +223,15 @@ fn proc(name: Proc, client: &mut Client<'_>) -> Result<String, Failure> {
             let totals = request::counters(statistics.totals.unwrap_or_default());
             proc_stats(&totals, &request::rates(statistics.rates.unwrap_or_default()))
         }
+        Proc::Workers => {
+            let statistics = statistics(client)?;
+            let totals = request::counters(statistics.totals.unwrap_or_default());
+            let workers = statistics.workers.iter();
+            let workers: Vec<_> =
+                workers.map(|w| request::counters(w.counters.unwrap_or_default())).collect();
+            let rates = request::rates(statistics.rates.unwrap_or_default());
+            proc_stats_percpu(&workers, &totals, &rates)
+        }
     })
 }
 
@@ -277,6 +288,13 @@ mod tests {
         let mut names: Vec<_> = command.get_subcommands().map(clap::Command::get_name).collect();
         names.push("help");
         assert_eq!(names, VERBS);
+    }
+
+    #[test]
+    fn every_file_below_proc_has_its_name() {
+        let variants = Proc::value_variants().iter().filter_map(Proc::to_possible_value);
+        let names: Vec<_> = variants.map(|value| value.get_name().to_owned()).collect();
+        assert_eq!(names, dataplane::ipvsadm::PROC_NAMES);
     }
 
     #[test]

@@ -134,6 +134,7 @@ fn worker(
         room_short: work.room_short.get() != 0,
         longest_turn_nanoseconds: work.longest_turn.get(),
         longest_adoption_nanoseconds: work.longest_adoption.get(),
+        counters: Some(answer::counters(&stats.total())),
         last_failure: report.last_failure.clone(),
     }
 }

@@ -105,7 +105,8 @@ fn entry(service: &ServiceInfo, options: &ListOptions, names: &dyn Names) -> Str
         ServiceKey::Mark { mark, family } => {
             let ipv6 = if family == Family::V6 { " IPv6" } else { "" };
             // ipvsadm prints marks as signed numbers.
-            (format!("FWM  {}{ipv6}", mark.cast_signed()), 6)
+            // Nor does it name their ports: they have no protocol.
+            (format!("FWM  {}{ipv6}", mark.cast_signed()), 0)
         }
         ServiceKey::Address { protocol, addr, port } => {
             let name = endpoint((addr, port), protocol, names);
