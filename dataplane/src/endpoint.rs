@@ -68,6 +68,9 @@ impl Method {
 /// for its flows (the kernel's `IP_VS_DEST_F_AVAILABLE`).
 pub const AVAILABLE: u16 = 1;
 
+/// Set while not even templates send new flows to the real server.
+pub const SHUNNED: u16 = 2;
+
 /// What control says about an endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Description {
@@ -79,7 +82,7 @@ pub struct Description {
     pub protocol: u8,
     /// How packets get there; meaningless for a virtual endpoint.
     pub method: Method,
-    /// [`AVAILABLE`] and its kin.
+    /// [`AVAILABLE`] and [`SHUNNED`].
     pub flags: u16,
     /// Its weight; 0 takes no new flows.
     pub weight: u32,

@@ -170,7 +170,7 @@ pub(super) fn mask(spec: &ServiceSpec) -> Option<String> {
 fn columns(real: &RealInfo, options: &ListOptions) -> String {
     let RealInfo { spec, active, inactive, persistent, .. } = real;
     let forward = method_name(spec.method);
-    let weight = spec.weight;
+    let weight = real.weight();
     match options.columns {
         Columns::Stats => counters(&real.counters, options.exact),
         Columns::Rate => {

@@ -13,6 +13,7 @@ mod answer;
 mod call;
 mod defence;
 mod established;
+pub mod evict;
 mod gather;
 mod housekeep;
 mod icmp;
