@@ -64,6 +64,8 @@ impl Engine {
         let mut told = Told::default();
         tokio::spawn(Arc::clone(&self).tend_drains(stop.clone()));
         network.mark_changed();
+        // Before anything is in force, so that whoever is answered first is told of it too.
+        self.set_report(fleet.report());
         loop {
             tokio::select! {
                 biased;
