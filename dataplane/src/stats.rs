@@ -208,6 +208,12 @@ impl WorkerStats {
         }
     }
 
+    /// The counters of all real servers, by endpoint id.
+    #[inline]
+    pub const fn endpoints(&self) -> &[EndpointStats] {
+        &self.endpoints
+    }
+
     /// The counters of a real server; those of endpoint 0 for an id out of range.
     #[inline]
     pub fn endpoint(&self, id: EndpointId) -> &EndpointStats {

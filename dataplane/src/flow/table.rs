@@ -272,6 +272,12 @@ impl FlowTable {
         self.index().prefetch(hash);
     }
 
+    /// Fetches the bucket that an insert writes first.
+    #[inline]
+    pub fn prefetch_write(&self, hash: FlowHash) {
+        self.index().prefetch_write(hash);
+    }
+
     /// Stage 2: looks at the bucket and fetches the entry it names, or the other bucket.
     #[inline]
     #[must_use]
