@@ -1,10 +1,9 @@
 # Every recipe is one or two lines; what is longer is Rust. `make` alone prints this list.
 
 CARGO ?= cargo
-# Captures for `make captures`, seconds per target for `make fuzz`, seeds for `make sim`.
+# Captures for `make captures`, and seconds per target for `make fuzz`.
 DIR ?= fixtures/pcaps
 T ?= 30
-SEEDS ?= 1000
 PREFIX ?= /usr/local
 
 # Needed to build: a C compiler for BPF (libclang comes with it), libelf and zlib for libbpf, which
@@ -18,7 +17,7 @@ missing = $(filter-out $(call present,$(1)),$(1))
 apt = DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends
 ROOT := $(filter 0,$(shell id -u))
 
-.PHONY: help setup build demo test check fmt lint doc unit e2e loom conform captures sim stress fuzz bench install clean
+.PHONY: help setup build demo test check fmt lint doc unit e2e loom conform captures stress fuzz bench install clean
 
 help: ## Print this list
 	@sed -nE 's/^([a-z0-9]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -64,9 +63,6 @@ captures: ## Replay every capture below DIR=fixtures/pcaps
 loom: ## The flow table under all interleavings of a few steps
 	RUSTFLAGS="--cfg loom" $(CARGO) test -q --target-dir target/loom -p xvs-dataplane --release --lib loom
 
-sim: ## SEEDS=1000 runs of every simulated scenario; SEED=n repeats one
-	SIM_SEEDS=$(SEEDS) $(if $(SEED),SIM_SEED=$(SEED)) $(CARGO) test --profile quick -p xvs-dataplane --test sim
-
 stress: ## The flow table under mass: slots reused, and a control that must fail
 	XVS_STRESS_HITS=100000000 $(CARGO) test --release -p xvs-dataplane --test flow_stress
 
@@ -74,8 +70,9 @@ fuzz: ## Fuzz each target for T=30 seconds, starting from all captures (nightly,
 	cd dataplane/fuzz && $(CARGO) +nightly run -q --bin seeds -- ../../fixtures
 	cd dataplane && for t in wire pipeline rules; do $(CARGO) +nightly fuzz run $$t -- -max_total_time=$(T) -max_len=8192 || exit 1; done
 
-bench: ## What a packet costs, over 1,000,000 flows
-	$(CARGO) run --release -q -p xvs-bench -- pipeline --flows 1000000
+bench: build ## The pipeline, and the wire beside its peers (root): target/bench/report.html
+	rm -f target/bench/*.json
+	target/release/xvs-bench report
 
 install: build ## Install xvsd and xvsadm below PREFIX=/usr/local
 	install -D -t $(DESTDIR)$(PREFIX)/sbin target/release/xvsd target/release/xvsadm

@@ -7,6 +7,7 @@ mod demo;
 mod lb;
 mod pipeline;
 mod replay;
+mod report;
 mod rig;
 mod suite;
 
@@ -39,6 +40,8 @@ enum Command {
     Pipeline(pipeline::Args),
     /// Measure xvsd on the wire, beside the kernel, nftables and HAProxy (root).
     Rig(rig::Rig),
+    /// Measure the pipeline and the wire, and write a report with plots.
+    Report(report::Report),
     /// Forward everything between two interfaces, exchanging link addresses only.
     #[command(hide = true)]
     Swap(rig::swap::Swap),
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Replay(args) => replay::run(&args, &mut out),
         Command::Conform { dir } => conform::run(&dir, &mut out).map(|passed| u8::from(!passed)),
         Command::Pipeline(args) => pipeline::run(&args, &mut out).map(|()| 0),
+        Command::Report(report) => report.run(&mut out).map(|()| 0),
         Command::Rig(rig) => rig.run(&mut out),
         Command::Swap(swap) => swap.run(&mut out).map(|()| 0),
         Command::Demo(demo) => demo.run(&mut out),

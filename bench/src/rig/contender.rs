@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use rustix::process::{Pid, setpriority_process};
 use serde::Serialize;
 use xvs_bench::lab::{Balancer, Process, process};
 
@@ -18,8 +19,9 @@ use super::site::{BULK_PORT, MACS, PORT, REAL, REAL_PORT, Site, VIP, spelled};
 /// The CPU that user-space forwarders are pinned to while packets are generated on the other.
 pub(super) const WORKER_CPU: usize = 1;
 
-/// Flows that xvsd has room for.
-const FLOWS: u32 = 1 << 22;
+/// Flows that xvsd has room for while new ones flood it: an eighth of them may be half-open, more
+/// than come meanwhile. The other measurements are made at its default.
+const FLOWS: u32 = 1 << 24;
 
 /// A way from client to real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -45,7 +47,7 @@ pub(super) enum Running {
     /// Nothing.
     Kernel,
     /// A program.
-    Program { _process: Process },
+    Program(Process),
     /// The daemon.
     Daemon(Balancer),
 }
@@ -78,19 +80,26 @@ impl Contender {
     ///
     /// It does not run.
     pub(super) fn start(self, site: &Site, pinned: bool) -> anyhow::Result<Running> {
+        let running = self.begin(site, pinned)?;
+        if pinned && let Some(id) = running.id() {
+            favour(id)?;
+        }
+        Ok(running)
+    }
+
+    fn begin(self, site: &Site, pinned: bool) -> anyhow::Result<Running> {
         match self {
             Self::IpForward => Ok(Running::Kernel),
             Self::Nftables(services) => {
                 nft(site, &ruleset(services))?;
                 Ok(Running::Kernel)
             }
-            Self::Haproxy => haproxy(site).map(|process| Running::Program { _process: process }),
-            Self::Swap => swap(site, "batch").map(|process| Running::Program { _process: process }),
-            Self::SwapRing => {
-                swap(site, "ring").map(|process| Running::Program { _process: process })
-            }
+            Self::Haproxy => haproxy(site).map(Running::Program),
+            Self::Swap => swap(site, "batch").map(Running::Program),
+            Self::SwapRing => swap(site, "ring").map(Running::Program),
             Self::Xvsd(services) => {
-                let text = configuration(services, 1, FLOWS, pinned);
+                let flows = if pinned { FLOWS } else { 1 << 20 };
+                let text = configuration(services, 1, flows, pinned);
                 Balancer::start(&site.lb, site.folder.path(), &text).map(Running::Daemon)
             }
         }
@@ -105,6 +114,25 @@ impl Running {
             _ => None,
         }
     }
+
+    /// Its process id, if it is a process.
+    fn id(&self) -> Option<u32> {
+        match self {
+            Self::Kernel => None,
+            Self::Program(process) => Some(process.id()),
+            Self::Daemon(balancer) => Some(balancer.id()),
+        }
+    }
+}
+
+/// Gives all threads of a process the highest priority, so that what else the box does, which the
+/// generator keeps off its own CPU, disturbs them little.
+fn favour(id: u32) -> anyhow::Result<()> {
+    for thread in fs::read_dir(format!("/proc/{id}/task"))? {
+        let thread = thread?.file_name().to_string_lossy().parse()?;
+        setpriority_process(Pid::from_raw(thread), -20)?;
+    }
+    Ok(())
 }
 
 fn nft(site: &Site, rules: &str) -> anyhow::Result<()> {

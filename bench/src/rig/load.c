@@ -33,7 +33,8 @@ struct plan {
 	__u32 flows;
 	/* The number of the first packet: where the new flows go on. */
 	__u32 first;
-	__u32 unused;
+	/* Set to end it: what is left of a call is dropped at once. */
+	__u32 stop;
 	/* The packet, but source port, source address and checksums. */
 	__u8 frame[64];
 };
@@ -77,6 +78,8 @@ int xvs_generate(struct xdp_md *ctx)
 
 	if (!plan || !number || (void *)(frame + FRAME) > (void *)(long)ctx->data_end)
 		return XDP_ABORTED;
+	if (plan->stop)
+		return XDP_DROP;
 	__builtin_memcpy(frame, plan->frame, FRAME);
 	flow = plan->first + *number;
 	/* Spread by Fibonacci hashing: the order of flows looks random and is the same each time. */

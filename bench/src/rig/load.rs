@@ -7,15 +7,16 @@ use std::{
     net::Ipv4Addr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use anyhow::{Context as _, anyhow};
 use aya::{
     Ebpf, TestRun as _, TestRunAttrs, TestRunOptions, include_bytes_aligned,
-    maps::{Array, PerCpuArray},
+    maps::{Array, MapData, PerCpuArray},
     programs::{
         LinkOrder, SchedClassifier, TcAttachType, Xdp,
         tc::{NlOptions, TcAttachOptions, qdisc_add_clsact},
@@ -36,8 +37,12 @@ const PLAN: usize = 80;
 /// Frames that the kernel hands over in one go: a driver's burst.
 const BATCH: u32 = 64;
 
-/// Frames of one call: some milliseconds, so that a stop is seen soon.
-const CALL: u32 = 1 << 14;
+/// Frames of one call: some seconds. Each call costs the kernel some 24 ms to set up and tear
+/// down, which short ones would mostly consist of.
+const CALL: u32 = 1 << 23;
+
+/// How long the generator may take to begin.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What packets are made.
 #[derive(Clone, Copy, Debug)]
@@ -58,12 +63,13 @@ pub(super) struct Plan {
 
 impl Plan {
     /// As `struct plan` holds it.
-    fn octets(&self, interface: u32) -> [u8; PLAN] {
+    fn octets(&self, interface: u32, stop: bool) -> [u8; PLAN] {
         let mut out = [0; PLAN];
         out[..4].copy_from_slice(&interface.to_ne_bytes());
         let flows = if self.fresh { 0 } else { self.flows };
         out[4..8].copy_from_slice(&flows.to_ne_bytes());
         out[8..12].copy_from_slice(&self.first.to_ne_bytes());
+        out[12..16].copy_from_slice(&u32::from(stop).to_ne_bytes());
         out[16..16 + FRAME].copy_from_slice(&self.frame());
         out
     }
@@ -94,36 +100,46 @@ impl Plan {
     }
 }
 
+/// The map that holds the plan.
+type Plans = Array<MapData, [u8; PLAN]>;
+
 /// A generator at work. Dropping it stops it.
-#[derive(Debug)]
 pub(super) struct Generator {
+    plan: Plan,
+    plans: Plans,
     stop: Arc<AtomicBool>,
-    made: Arc<AtomicU64>,
     thread: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
 impl Generator {
     /// Starts one on a device of a namespace, on a CPU of its own.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses it.
     pub(super) fn start(
         namespace: &Arc<Namespace>,
         device: &'static str,
         cpu: usize,
         plan: Plan,
-    ) -> Self {
-        let (stop, made) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
-        let (namespace, stopped, count) =
-            (Arc::clone(namespace), Arc::clone(&stop), Arc::clone(&made));
+    ) -> anyhow::Result<Self> {
+        let stop = Arc::<AtomicBool>::default();
+        let (namespace, stopped) = (Arc::clone(namespace), Arc::clone(&stop));
+        let (ready, is_ready) = crossbeam_channel::bounded(1);
         let thread = thread::spawn(move || {
             namespace.enter()?;
             pin(cpu)?;
-            generate(device, plan, &stopped, &count)
+            let (bpf, plans) = prepared(device, plan)?;
+            ready.send(plans)?;
+            generate(&bpf, plan, &stopped)
         });
-        Self { stop, made, thread: Some(thread) }
-    }
-
-    /// Packets made so far.
-    pub(super) fn made(&self) -> u64 {
-        self.made.load(Relaxed)
+        match is_ready.recv_timeout(PATIENCE) {
+            Ok(plans) => Ok(Self { plan, plans, stop, thread: Some(thread) }),
+            Err(_closed) => Err(match thread.join() {
+                Ok(Err(error)) => error,
+                _ => anyhow!("the generator does not begin"),
+            }),
+        }
     }
 
     /// Stops it.
@@ -132,15 +148,21 @@ impl Generator {
     ///
     /// Why it did not work.
     pub(super) fn end(mut self) -> anyhow::Result<()> {
-        self.stop.store(true, Relaxed);
+        self.halt();
         let thread = self.thread.take().expect("only here and in drop");
         thread.join().map_err(|_panic| anyhow!("the generator panicked"))?
+    }
+
+    fn halt(&mut self) {
+        self.stop.store(true, Relaxed);
+        // Without it the call runs to its own end.
+        self.plans.set(0, self.plan.octets(0, true), 0).ok();
     }
 }
 
 impl Drop for Generator {
     fn drop(&mut self) {
-        self.stop.store(true, Relaxed);
+        self.halt();
         if let Some(thread) = self.thread.take() {
             // Whoever drops it has an error of its own to tell.
             drop(thread.join());
@@ -148,7 +170,8 @@ impl Drop for Generator {
     }
 }
 
-fn generate(device: &str, plan: Plan, stop: &AtomicBool, made: &AtomicU64) -> anyhow::Result<()> {
+/// Loads the generator for a device.
+fn prepared(device: &str, plan: Plan) -> anyhow::Result<(Ebpf, Plans)> {
     let socket = rustix::net::socket(
         rustix::net::AddressFamily::INET,
         rustix::net::SocketType::DGRAM,
@@ -156,10 +179,15 @@ fn generate(device: &str, plan: Plan, stop: &AtomicBool, made: &AtomicU64) -> an
     )?;
     let index = name_to_index(&socket, device).with_context(|| device.to_owned())?;
     let mut bpf = Ebpf::load(OBJECT).context("the generator")?;
-    let mut plans: Array<_, [u8; PLAN]> = Array::try_from(bpf.map_mut("plans").context("plans")?)?;
-    plans.set(0, plan.octets(index), 0)?;
     let program: &mut Xdp = bpf.program_mut("xvs_generate").context("program")?.try_into()?;
     program.load()?;
+    let mut plans = Array::try_from(bpf.take_map("plans").context("plans")?)?;
+    plans.set(0, plan.octets(index, false), 0)?;
+    Ok((bpf, plans))
+}
+
+fn generate(bpf: &Ebpf, plan: Plan, stop: &AtomicBool) -> anyhow::Result<()> {
+    let program: &Xdp = bpf.program("xvs_generate").context("program")?.try_into()?;
     let frame = plan.frame();
     while !stop.load(Relaxed) {
         let options = TestRunOptions {
@@ -169,7 +197,6 @@ fn generate(device: &str, plan: Plan, stop: &AtomicBool, made: &AtomicU64) -> an
             ..TestRunOptions::new()
         };
         program.test_run(options).context("live frames; Linux 5.18 or newer has them")?;
-        made.fetch_add(CALL.into(), Relaxed);
     }
     Ok(())
 }
@@ -248,9 +275,9 @@ mod tests {
 
     #[test]
     fn a_plan_is_laid_out_as_the_program_reads_it() {
-        let octets = plan(true).octets(3);
+        let octets = plan(true).octets(3, true);
         let word = |at: usize| u32::from_ne_bytes(octets[at..at + 4].try_into().unwrap());
-        assert_eq!((word(0), word(4), word(8)), (3, 0, 7));
+        assert_eq!([word(0), word(4), word(8), word(12)], [3, 0, 7, 1]);
         assert_eq!(octets[16..22], [2, 0, 0, 0, 0, 9]);
     }
 }

@@ -23,6 +23,7 @@ use clap::{Parser, ValueEnum};
 use serde::Serialize;
 use xvs_bench::lab::interrupt;
 
+pub(crate) use self::table::{Target, targets};
 use self::{
     contender::Contender,
     measure::{Quantity, Readings},

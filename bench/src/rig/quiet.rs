@@ -117,7 +117,7 @@ pub(super) fn change() -> anyhow::Result<Change> {
     let xvsd = Balancer::start(&site.lb, site.folder.path(), &text)?;
     let plan =
         Plan { fresh: false, flows: FLOWS, to: (VIP, PORT), from: SENDERS, mac: MACS[1], first: 0 };
-    let generator = Generator::start(&site.client, "c0", 0, plan);
+    let generator = Generator::start(&site.client, "c0", 0, plan)?;
     thread::sleep(Duration::from_millis(500));
     let mut times = Vec::new();
     for number in 0..CHANGES {

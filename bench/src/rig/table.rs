@@ -49,6 +49,26 @@ impl Report {
     }
 }
 
+/// A ratio that is wanted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target {
+    /// Of what to what.
+    pub(crate) title: &'static str,
+    /// What it is.
+    pub(crate) ratio: f64,
+    /// What it should be at least; 0 if it is only told.
+    pub(crate) wanted: f64,
+}
+
+/// All ratios that can be had: `median` knows contenders and quantities by their names.
+pub(crate) fn targets(median: impl Fn(&str, &str) -> Option<f64>) -> Vec<Target> {
+    let ratio = |&(title, quantity, of, to, wanted): &(_, Quantity, Contender, Contender, f64)| {
+        let ratio = median(&of.name(), quantity.name())? / median(&to.name(), quantity.name())?;
+        Some(Target { title, ratio, wanted })
+    };
+    RATIOS.iter().filter_map(ratio).collect()
+}
+
 /// Prints everything.
 ///
 /// # Errors
@@ -93,12 +113,15 @@ pub(super) fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
 
 /// Ratios of medians, each with what is wanted.
 fn ratios(report: &Report, out: &mut impl Write) -> io::Result<()> {
-    writeln!(out, "\nxvsd in proportion")?;
-    for (title, quantity, of, to, wanted) in RATIOS {
-        let (Some(of), Some(to)) = (report.find(of, quantity), report.find(to, quantity)) else {
-            continue;
-        };
-        let ratio = of.median / to.median;
+    let median = |contender: &str, quantity: &str| {
+        let is = |r: &&Result| r.contender == contender && r.quantity.name() == quantity;
+        report.results.iter().find(is).map(|result| result.median)
+    };
+    let targets = targets(median);
+    if !targets.is_empty() {
+        writeln!(out, "\nxvsd in proportion")?;
+    }
+    for Target { title, ratio, wanted } in targets {
         let judged = if ratio >= wanted { "reached" } else { "not reached" };
         let wanted =
             if wanted > 0.0 { format!("  at least {wanted:.2}: {judged}") } else { String::new() };

@@ -10,7 +10,6 @@
 
 mod churn;
 mod crash;
-mod drain;
 mod http;
 mod laboratory;
 mod local;

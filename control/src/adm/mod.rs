@@ -12,7 +12,6 @@ mod client;
 mod completion;
 mod mark;
 mod names;
-mod operate;
 mod show;
 mod status;
 mod target;

@@ -7,7 +7,6 @@
 
 pub mod answer;
 pub mod marks;
-pub mod operations;
 pub mod request;
 
 #[cfg(test)]
@@ -15,8 +14,7 @@ mod tests {
     use dataplane::{
         addr::{Addr, Family},
         director::spec::{
-            Counters, Hold, Rates, RealInfo, RealSpec, ServiceInfo, ServiceKey, ServiceSpec,
-            TunnelSpec,
+            Counters, Rates, RealInfo, RealSpec, ServiceInfo, ServiceKey, ServiceSpec, TunnelSpec,
         },
         sched::SchedFlags,
     };
@@ -106,18 +104,14 @@ mod tests {
             in_bps,
             out_bps,
         });
-        let real = (real(), any::<[bool; 2]>(), any::<[u32; 3]>(), counters.clone(), rates.clone());
-        let real = real.prop_map(
-            |(spec, [weight, templates], [active, inactive, persistent], counters, rates)| {
-                RealInfo {
-                    spec,
-                    hold: Hold { weight, templates },
-                    active,
-                    inactive,
-                    persistent,
-                    counters,
-                    rates,
-                }
+        let real = (real(), any::<[u32; 3]>(), counters.clone(), rates.clone()).prop_map(
+            |(spec, [active, inactive, persistent], counters, rates)| RealInfo {
+                spec,
+                active,
+                inactive,
+                persistent,
+                counters,
+                rates,
             },
         );
         (service(), counters, rates, proptest::collection::vec(real, 0..4))

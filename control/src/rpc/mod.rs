@@ -2,9 +2,7 @@
 
 mod diagnostics;
 mod load_balancer;
-mod operations;
 pub mod status;
 
 pub use diagnostics::Diagnostics;
 pub use load_balancer::LoadBalancer;
-pub use operations::Operations;

@@ -5,7 +5,6 @@
 mod apply;
 mod flows;
 mod marks;
-mod operations;
 mod refusals;
 
 use std::sync::Arc;

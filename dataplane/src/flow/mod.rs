@@ -9,7 +9,7 @@ pub mod udp;
 mod audit;
 mod bucket;
 mod control;
-mod cpu;
+pub(crate) mod cpu;
 mod due;
 mod entry;
 mod expiry;
@@ -31,7 +31,6 @@ mod worker;
 
 pub use audit::Audit;
 pub use control::{Control, flag};
-pub(crate) use cpu::Wide;
 pub use entry::{Ends, Entry, NewFlow};
 pub use expiry::{Expiry, SHED_MAX, Swept};
 pub use hash::{FlowHash, HashKey, HashKind};

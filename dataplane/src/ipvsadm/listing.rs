@@ -105,8 +105,7 @@ fn entry(service: &ServiceInfo, options: &ListOptions, names: &dyn Names) -> Str
         ServiceKey::Mark { mark, family } => {
             let ipv6 = if family == Family::V6 { " IPv6" } else { "" };
             // ipvsadm prints marks as signed numbers.
-            // Nor does it name their ports: they have no protocol.
-            (format!("FWM  {}{ipv6}", mark.cast_signed()), 0)
+            (format!("FWM  {}{ipv6}", mark.cast_signed()), 6)
         }
         ServiceKey::Address { protocol, addr, port } => {
             let name = endpoint((addr, port), protocol, names);
@@ -170,7 +169,7 @@ pub(super) fn mask(spec: &ServiceSpec) -> Option<String> {
 fn columns(real: &RealInfo, options: &ListOptions) -> String {
     let RealInfo { spec, active, inactive, persistent, .. } = real;
     let forward = method_name(spec.method);
-    let weight = real.weight();
+    let weight = spec.weight;
     match options.columns {
         Columns::Stats => counters(&real.counters, options.exact),
         Columns::Rate => {

@@ -26,6 +26,7 @@ use xsk_rs::{
 };
 
 use crate::{
+    flow::cpu::prefetch,
     packet::{HEADROOM, Packet},
     verdict::DeviceId,
 };
@@ -97,11 +98,14 @@ impl Frames {
         self.chunk - XDP_HEADROOM as usize
     }
 
-    /// The packet in a frame, with the whole frame around it.
+    /// The packet in a frame, with the whole frame around it. Its headers are fetched meanwhile:
+    /// another CPU wrote them, and a burst is lent before its first packet is looked at.
     pub(super) fn lend<'a>(&'a self, frame: &'a mut Frame, device: DeviceId) -> Packet<'a> {
         let start = self.start(frame);
         let end = start + frame.0.lengths().data();
-        Packet::new(self.memory(frame), start, end, device)
+        let memory = self.memory(frame);
+        prefetch(&memory[start]);
+        Packet::new(memory, start, end, device)
     }
 
     /// Makes `length` octets from `start` of the frame what is sent from it.

@@ -19,6 +19,7 @@
 /* As in sender.rs. */
 #define BURST 64
 #define CAPACITY 4096
+#define ROOM (BURST * CAPACITY)
 
 /* One frame to be sent; a `length` of 0 ends the burst. */
 struct slot {
@@ -26,40 +27,52 @@ struct slot {
 	__u16 length;
 	/* The ethertype as it stands in the frame. */
 	__u16 protocol;
+	/* Where its octets lie. */
+	__u32 offset;
 	/* What became of it: 0 is sent, less is an error number, more what a queue answered. */
 	__s32 result;
-	__u32 unused;
-	__u8 frame[CAPACITY];
+};
+
+struct burst {
+	struct slot slots[BURST + 1];
+	/* Frames, close to each other: a burst of small ones touches few pages. */
+	__u8 room[ROOM];
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, BURST + 1);
+	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct slot);
-} slots SEC(".maps");
+	__type(value, struct burst);
+} bursts SEC(".maps");
 
 struct run {
 	struct __sk_buff *skb;
+	struct burst *burst;
 };
 
 static long send_one(__u32 index, void *context)
 {
-	struct __sk_buff *skb = ((struct run *)context)->skb;
-	struct slot *slot = bpf_map_lookup_elem(&slots, &index);
-	__u32 length;
+	struct run *run = context;
+	struct __sk_buff *skb = run->skb;
+	struct slot *slot;
+	__u32 length, offset;
 	long result = 0;
 
-	if (!slot || !slot->length)
+	if (index > BURST)
 		return 1;
+	slot = &run->burst->slots[index];
 	length = slot->length;
-	if (slot->protocol != skb->protocol || length > CAPACITY)
+	offset = slot->offset;
+	if (!length)
+		return 1;
+	if (slot->protocol != skb->protocol || length > CAPACITY || offset > ROOM - CAPACITY)
 		return 0;
 	if (skb->len != length)
 		result = bpf_skb_change_tail(skb, length, 0);
 	if (!result)
-		result = bpf_skb_store_bytes(skb, 0, slot->frame, length, 0);
+		result = bpf_skb_store_bytes(skb, 0, run->burst->room + offset, length, 0);
 	if (!result)
 		result = bpf_clone_redirect(skb, slot->interface, 0);
 	slot->result = result;
@@ -69,9 +82,11 @@ static long send_one(__u32 index, void *context)
 SEC("classifier")
 int xvs_send(struct __sk_buff *skb)
 {
-	struct run run = { .skb = skb };
+	__u32 zero = 0;
+	struct run run = { .skb = skb, .burst = bpf_map_lookup_elem(&bursts, &zero) };
 
-	bpf_loop(BURST + 1, send_one, &run, 0);
+	if (run.burst)
+		bpf_loop(BURST + 1, send_one, &run, 0);
 	return 0;
 }
 

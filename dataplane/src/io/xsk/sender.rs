@@ -47,6 +47,12 @@ pub(super) const SHORTEST: usize = 14;
 /// The result of a frame that no run has met.
 const PENDING: i32 = i32::MIN;
 
+/// Octets of all frames of a burst, as in `send.c`.
+const ROOM: usize = BURST * CAPACITY;
+
+/// Frames begin at a multiple of this: a cache line.
+const ALIGN: usize = 64;
+
 /// One frame to be sent: `struct slot` of `send.c`.
 #[derive(Debug)]
 #[repr(C)]
@@ -55,13 +61,16 @@ struct Slot {
     /// 0 ends the burst.
     length: u16,
     protocol: [u8; 2],
+    offset: u32,
     result: i32,
-    unused: u32,
-    frame: [u8; CAPACITY],
 }
 
-/// The map: one slot more than a burst, for the end.
-type Slots = [Slot; BURST + 1];
+/// `struct burst` of `send.c`: one slot more than a burst, for the end.
+#[repr(C)]
+struct Burst {
+    slots: [Slot; BURST + 1],
+    room: [u8; ROOM],
+}
 
 /// Why bursts cannot be sent this way.
 #[derive(Debug, thiserror::Error)]
@@ -96,9 +105,11 @@ pub(super) struct Sender {
     ports: Vec<Port>,
     /// Holds program and map.
     bpf: Ebpf,
-    slots: NonNull<Slots>,
+    burst: NonNull<Burst>,
     /// How many slots are filled.
     count: usize,
+    /// How much of the room is.
+    used: usize,
     /// What the kernel makes the skb of: zeros but for the ethertype.
     mould: [u8; MOULD_MAX],
 }
@@ -110,8 +121,8 @@ impl Sender {
     /// Loads the program and tries it on nothing.
     pub(super) fn new(ports: Vec<Port>) -> Result<Self, SenderError> {
         let mut bpf = Ebpf::load(OBJECT)?;
-        let slots = map(&bpf)?;
-        let sender = |bpf| Self { ports, bpf, slots, count: 0, mould: [0; MOULD_MAX] };
+        let burst = map(&bpf)?;
+        let sender = |bpf| Self { ports, bpf, burst, count: 0, used: 0, mould: [0; MOULD_MAX] };
         let program = bpf.program_mut("xvs_send").expect("send.c has it");
         let program: &mut SchedClassifier = program.try_into()?;
         program.load()?;
@@ -158,13 +169,17 @@ impl Sender {
             self.send(|_, _| {});
         }
         let interface = self.ports[usize::from(device.0)].index;
-        let at = self.count;
-        let slot = &mut self.slots()[at];
-        slot.frame[..frame.len()].copy_from_slice(frame);
-        slot.protocol = [frame[12], frame[13]];
-        slot.interface = interface;
-        slot.length = u16::try_from(frame.len()).expect("it fitted");
-        slot.result = PENDING;
+        let (at, offset) = (self.count, self.used);
+        let burst = self.burst();
+        burst.room[offset..offset + frame.len()].copy_from_slice(frame);
+        burst.slots[at] = Slot {
+            interface,
+            length: u16::try_from(frame.len()).expect("it fitted"),
+            protocol: [frame[12], frame[13]],
+            offset: u32::try_from(offset).expect("a small room"),
+            result: PENDING,
+        };
+        self.used += frame.len().next_multiple_of(ALIGN);
         self.count += 1;
         Ok(())
     }
@@ -177,25 +192,25 @@ impl Sender {
         if count == 0 {
             return;
         }
-        let slots = self.slots();
+        let slots = &mut self.burst().slots;
         slots[count].length = 0;
         let filled = &slots[..count];
         let longest = filled.iter().map(|slot| slot.length.into()).max().unwrap_or(0);
         let length = longest.clamp(MOULD_MIN, MOULD_MAX);
-        while let Some(at) = self.slots()[..count].iter().position(|s| s.result == PENDING) {
-            let protocol = self.slots()[at].protocol;
+        while let Some(at) = self.burst().slots[..count].iter().position(|s| s.result == PENDING) {
+            let protocol = self.burst().slots[at].protocol;
             self.mould[12..14].copy_from_slice(&protocol);
             let called = self.call(length);
             // A run meets every frame of its ethertype; one that did not take place meets none.
             let number = called.err().map_or(libc::EIO, |error| errno(&error));
-            for slot in &mut self.slots()[..count] {
+            for slot in &mut self.burst().slots[..count] {
                 if slot.protocol == protocol && slot.result == PENDING {
                     slot.result = -number;
                 }
             }
         }
-        self.count = 0;
-        for (at, slot) in self.slots()[..count].iter().enumerate() {
+        (self.count, self.used) = (0, 0);
+        for (at, slot) in self.burst().slots[..count].iter().enumerate() {
             match slot.result {
                 0 => {}
                 // `NET_XMIT_DROP` and its like.
@@ -213,29 +228,29 @@ impl Sender {
         program.test_run(TestRunOptions { data_in: mould, ..TestRunOptions::new() }).map(drop)
     }
 
-    const fn slots(&mut self) -> &mut Slots {
-        // SAFETY: the mapping is as large as `Slots`, plain numbers for which every content is
+    const fn burst(&mut self) -> &mut Burst {
+        // SAFETY: the mapping is as large as `Burst`, plain numbers for which every content is
         // valid, and lives until `drop`; we alone refer to it, as `self` is borrowed exclusively
         // and the program runs only within `call`, which no such reference outlives.
-        unsafe { self.slots.as_mut() }
+        unsafe { self.burst.as_mut() }
     }
 }
 
 impl Drop for Sender {
     fn drop(&mut self) {
-        let address = self.slots.as_ptr().cast();
+        let address = self.burst.as_ptr().cast();
         // SAFETY: the mapping was made by `map` with this length, and is not used any more.
-        let unmapped = unsafe { rustix::mm::munmap(address, size_of::<Slots>()) };
+        let unmapped = unsafe { rustix::mm::munmap(address, size_of::<Burst>()) };
         debug_assert!(unmapped.is_ok(), "the mapping is ours: {unmapped:?}");
     }
 }
 
-/// Maps the program's slots, all of them ended.
-fn map(bpf: &Ebpf) -> Result<NonNull<Slots>, SenderError> {
-    let Some(Map::Array(data)) = bpf.map("slots") else {
-        return Err(io::Error::other("there is no array called slots").into());
+/// Maps the program's burst, an empty one.
+fn map(bpf: &Ebpf) -> Result<NonNull<Burst>, SenderError> {
+    let Some(Map::Array(data)) = bpf.map("bursts") else {
+        return Err(io::Error::other("there is no array called bursts").into());
     };
-    let (length, fd) = (size_of::<Slots>(), data.fd().as_fd());
+    let (length, fd) = (size_of::<Burst>(), data.fd().as_fd());
     let access = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: a new mapping at a place of the kernel's choice; the array is at least as long, as the
     // kernel checks.
