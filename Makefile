@@ -1,9 +1,10 @@
 # Every recipe is one or two lines; what is longer is Rust. `make` alone prints this list.
 
 CARGO ?= cargo
-# Captures for `make captures`, and seconds per target for `make fuzz`.
+# Captures for `make captures`, seconds per target for `make fuzz`, seeds for `make sim`.
 DIR ?= fixtures/pcaps
 T ?= 30
+SEEDS ?= 1000
 PREFIX ?= /usr/local
 
 # Needed to build: a C compiler for BPF (libclang comes with it), libelf and zlib for libbpf, which
@@ -17,7 +18,7 @@ missing = $(filter-out $(call present,$(1)),$(1))
 apt = DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends
 ROOT := $(filter 0,$(shell id -u))
 
-.PHONY: help setup build demo test check fmt lint doc unit e2e loom conform captures stress fuzz bench install clean
+.PHONY: help setup build demo test check fmt lint doc unit e2e loom conform captures sim stress fuzz bench install clean
 
 help: ## Print this list
 	@sed -nE 's/^([a-z0-9]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -62,6 +63,9 @@ captures: ## Replay every capture below DIR=fixtures/pcaps
 
 loom: ## The flow table under all interleavings of a few steps
 	RUSTFLAGS="--cfg loom" $(CARGO) test -q --target-dir target/loom -p xvs-dataplane --release --lib loom
+
+sim: ## SEEDS=1000 runs of every simulated scenario; SEED=n repeats one
+	SIM_SEEDS=$(SEEDS) $(if $(SEED),SIM_SEED=$(SEED)) $(CARGO) test --profile quick -p xvs-dataplane --test sim
 
 stress: ## The flow table under mass: slots reused, and a control that must fail
 	XVS_STRESS_HITS=100000000 $(CARGO) test --release -p xvs-dataplane --test flow_stress

@@ -6,8 +6,12 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 3] =
-    ["xvs/v1/types.proto", "xvs/v1/load_balancer.proto", "xvs/v1/diagnostics.proto"];
+const FILES: [&str; 4] = [
+    "xvs/v1/types.proto",
+    "xvs/v1/load_balancer.proto",
+    "xvs/v1/diagnostics.proto",
+    "xvs/v1/operations.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");

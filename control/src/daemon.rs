@@ -38,6 +38,10 @@ use crate::{
 /// How long clients may take to leave once the daemon stops.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// What the health service tells about: the whole, and each service.
+const SERVICES: [&str; 4] =
+    ["", "xvs.v1.LoadBalancerService", "xvs.v1.DiagnosticsService", "xvs.v1.OperationsService"];
+
 /// Next hops to resolve that wait at most; the next packet to the same one asks again.
 const RESOLVE_MAX: usize = 1024;
 
@@ -398,7 +402,7 @@ async fn tell_health(engine: Arc<Engine>, reporter: HealthReporter) {
     loop {
         let running = report.borrow_and_update().all_running();
         let status = if running { ServingStatus::Serving } else { ServingStatus::NotServing };
-        for service in ["", "xvs.v1.LoadBalancerService", "xvs.v1.DiagnosticsService"] {
+        for service in SERVICES {
             reporter.set_service_status(service, status).await;
         }
         if report.changed().await.is_err() {

@@ -213,6 +213,17 @@ fn verbs_show_what_ipvsadm_cannot() {
     assert!(stats.contains("Flow table: 0 of"), "{stats}");
     daemon.run("xvsadm set expire_nodest_conn 1");
     assert!(daemon.run("xvsadm settings").contains("expire_nodest_conn = 1\n"));
+    let refused = daemon.shell("xvsadm set conntrack 1");
+    assert_eq!(refused.status.code(), Some(255));
+    assert!(text_of(&refused.stderr).contains("always 0"), "the reason is told");
+    daemon.run("xvsadm set timeout_synrecv 5");
+    assert!(daemon.run("xvsadm settings").contains("timeout_synrecv = 5\n"));
+    let workers = daemon.run("xvsadm proc ip_vs_stats_percpu");
+    assert!(workers.starts_with("       Total Incoming Outgoing"), "{workers}");
+    assert!(workers.contains("\n  ~        0        0"), "{workers}");
+    let wrong = daemon.shell("xvsadm proc ip_vs_nothing");
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(text_of(&wrong.stderr).contains("ip_vs_conn_sync"), "it says what there is");
     let wrong = daemon.shell("xvsadm set no_such_setting 1");
     assert_eq!(wrong.status.code(), Some(255));
     assert!(text_of(&wrong.stderr).starts_with("xvsadm: "));
@@ -220,6 +231,36 @@ fn verbs_show_what_ipvsadm_cannot() {
     assert_eq!(daemon.shell("ipvsadm info").status.code(), Some(255));
     let help = daemon.run("xvsadm -h");
     assert!(help.contains("xvsadm apply -f file") && help.contains("Exit status:"));
+}
+
+#[test]
+fn a_server_is_drained_watched_and_given_back_by_verbs() {
+    let daemon = Daemon::start();
+    daemon.run("xvsadm -A -t 10.0.0.1:80 -s rr");
+    daemon.run("xvsadm -a -t 10.0.0.1:80 -r 10.2.0.11 -m -w 3");
+    let drained = daemon.run("xvsadm drain -t 10.0.0.1:80 -r 10.2.0.11 --deadline 5s");
+    assert_eq!(
+        drained.lines().last(),
+        Some("drained: 10.2.0.11:80 of TCP 10.0.0.1:80, no flows left")
+    );
+    // It is listed as it works, and saved as it was asked for.
+    assert!(daemon.run("xvsadm -Ln").contains("10.2.0.11:80                 Masq    0"));
+    assert!(daemon.run("xvsadm -Sn").contains("-r 10.2.0.11:80 -m -w 3"));
+    let watched = daemon.run("timeout 20 xvsadm watch | head -n 2");
+    assert!(watched.contains("1 services, 1 real servers"), "{watched}");
+    assert!(watched.contains("drained: 10.2.0.11:80"), "{watched}");
+    let again = daemon.run("xvsadm drain --cancel -t 10.0.0.1:80 -r 10.2.0.11:80");
+    assert!(again.starts_with("cancelled, generation "), "{again}");
+    assert!(daemon.run("xvsadm -Ln").contains("10.2.0.11:80                 Masq    3"));
+    let wrong = daemon.shell("xvsadm drain -t 10.0.0.1:80 -r 10.2.0.99");
+    assert_eq!(wrong.status.code(), Some(255));
+    assert_eq!(text_of(&wrong.stderr), "xvsadm: No such destination\n");
+    for line in ["drain -r 10.2.0.11", "drain -t 10.0.0.1 -r 10.2.0.11", "flows --delete --count"] {
+        assert_eq!(daemon.shell(&format!("xvsadm {line}")).status.code(), Some(2), "{line}");
+    }
+    let counted = daemon.run("xvsadm flows --count");
+    assert!(counted.lines().last().unwrap().starts_with("Total"), "{counted}");
+    assert_eq!(daemon.run("xvsadm flows --delete --all"), "0 flows deleted\n");
 }
 
 #[test]

@@ -68,6 +68,9 @@ impl Method {
 /// for its flows (the kernel's `IP_VS_DEST_F_AVAILABLE`).
 pub const AVAILABLE: u16 = 1;
 
+/// Set while not even templates send new flows to the real server.
+pub const SHUNNED: u16 = 2;
+
 /// What control says about an endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Description {
@@ -79,7 +82,7 @@ pub struct Description {
     pub protocol: u8,
     /// How packets get there; meaningless for a virtual endpoint.
     pub method: Method,
-    /// [`AVAILABLE`] and its kin.
+    /// [`AVAILABLE`] and [`SHUNNED`].
     pub flags: u16,
     /// Its weight; 0 takes no new flows.
     pub weight: u32,
@@ -97,7 +100,7 @@ pub struct Description {
 pub struct Endpoint {
     /// High and low half of the address.
     addr: [AtomicU64; 2],
-    /// port 16, protocol 8, method 8, flags 16, sum 16 (from the low end).
+    /// port 16, protocol 8, method 8, flags 16, sum 16 in network order (from the low end).
     word: AtomicU64,
     /// weight 32, tunnel 32.
     tunnel: AtomicU64,
@@ -203,7 +206,7 @@ impl Endpoint {
         let bits = d.addr.bits();
         self.addr[0].store((bits >> 64) as u64, Relaxed);
         self.addr[1].store(bits as u64, Relaxed);
-        let sum = sum16(d.addr, d.port);
+        let sum = sum16(d.addr, d.port).to_be();
         self.word.store(
             u64::from(d.port)
                 | u64::from(d.protocol) << 16
@@ -249,7 +252,7 @@ impl Endpoint {
     /// The one's complement sum of address and port, for incremental checksums.
     #[inline]
     pub fn sum(&self) -> u16 {
-        (self.word.load(Relaxed) >> 48) as u16
+        u16::from_be((self.word.load(Relaxed) >> 48) as u16)
     }
 
     /// Port, flags and sum, read at once.
@@ -308,10 +311,11 @@ impl Brief {
         (self.0 >> 32) as u16
     }
 
-    /// The one's complement sum of address and port.
+    /// By how much sums change where this endpoint's address and port become another's. Octets
+    /// change places in sums as in what is summed (RFC 1071, section 2 B): of network order.
     #[inline]
-    pub const fn sum(self) -> u16 {
-        (self.0 >> 48) as u16
+    pub const fn change_to(self, other: Self) -> u32 {
+        (self.0 >> 48 ^ 0xffff) as u32 + (other.0 >> 48) as u32
     }
 }
 
@@ -365,6 +369,12 @@ impl Endpoints {
     /// Whether there is no room at all; never true.
     pub const fn is_empty(&self) -> bool {
         self.given == 0
+    }
+
+    /// All of them, by id.
+    #[inline]
+    pub const fn all(&self) -> &[Endpoint] {
+        &self.all
     }
 
     /// The endpoint with this id; an id out of range, which only a torn read can give, names

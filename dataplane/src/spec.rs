@@ -128,11 +128,23 @@ pub struct Rates {
     pub out_bps: u64,
 }
 
+/// What keeps new flows from a real server whatever its weight says: it stays out of what is asked
+/// for, so that neither a listing to be restored nor an apply loses or undoes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hold {
+    /// Schedulers see weight 0.
+    pub weight: bool,
+    /// Templates send no new flows there either.
+    pub templates: bool,
+}
+
 /// A real server as it is listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RealInfo {
     /// As asked for.
     pub spec: RealSpec,
+    /// What keeps new flows away.
+    pub hold: Hold,
     /// Active flows.
     pub active: u32,
     /// Inactive flows.
@@ -143,6 +155,13 @@ pub struct RealInfo {
     pub counters: Counters,
     /// Rates.
     pub rates: Rates,
+}
+
+impl RealInfo {
+    /// The weight that schedulers see.
+    pub const fn weight(&self) -> u32 {
+        if self.hold.weight { 0 } else { self.spec.weight }
+    }
 }
 
 /// A service as it is listed.

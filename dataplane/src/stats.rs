@@ -122,6 +122,17 @@ pub struct EndpointStats {
 }
 
 impl EndpointStats {
+    /// These counters and others together.
+    fn added_to(&self, sum: Counters) -> Counters {
+        Counters {
+            conns: sum.conns + self.conns.get(),
+            in_packets: sum.in_packets + self.packets[0].get(),
+            out_packets: sum.out_packets + self.packets[1].get(),
+            in_bytes: sum.in_bytes + self.octets[0].get(),
+            out_bytes: sum.out_bytes + self.octets[1].get(),
+        }
+    }
+
     /// Counts a packet.
     #[inline]
     pub fn count(&self, direction: Direction, octets: u64) {
@@ -197,10 +208,21 @@ impl WorkerStats {
         }
     }
 
+    /// The counters of all real servers, by endpoint id.
+    #[inline]
+    pub const fn endpoints(&self) -> &[EndpointStats] {
+        &self.endpoints
+    }
+
     /// The counters of a real server; those of endpoint 0 for an id out of range.
     #[inline]
     pub fn endpoint(&self, id: EndpointId) -> &EndpointStats {
         self.endpoints.get(id.0 as usize).unwrap_or(&self.endpoints[0])
+    }
+
+    /// What it counted over all real servers, since the start of the process.
+    pub fn total(&self) -> Counters {
+        self.endpoints.iter().fold(Counters::default(), |sum, each| each.added_to(sum))
     }
 
     /// The counters of a device; those of device 0 for a number out of range.
@@ -232,15 +254,8 @@ impl Stats {
 
     /// A real server's counters over all workers, since the start of the process.
     pub fn endpoint(&self, id: EndpointId) -> Counters {
-        self.0.iter().map(|worker| worker.endpoint(id)).fold(Counters::default(), |sum, e| {
-            Counters {
-                conns: sum.conns + e.conns.get(),
-                in_packets: sum.in_packets + e.packets[0].get(),
-                out_packets: sum.out_packets + e.packets[1].get(),
-                in_bytes: sum.in_bytes + e.octets[0].get(),
-                out_bytes: sum.out_bytes + e.octets[1].get(),
-            }
-        })
+        let workers = self.0.iter().map(|worker| worker.endpoint(id));
+        workers.fold(Counters::default(), |sum, each| each.added_to(sum))
     }
 }
 

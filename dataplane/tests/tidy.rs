@@ -27,7 +27,7 @@ const UNSAFE: [&str; 10] = [
 ];
 
 /// Folders that are searched, and those in them that are not.
-const FOLDERS: [&str; 4] = ["dataplane", "control", "bench", ".ci"];
+const FOLDERS: [&str; 5] = ["dataplane", "control", "bench", "docs", ".ci"];
 const SKIPPED: [&str; 4] = ["target", "corpus", "artifacts", "fixtures"];
 
 /// What only a machine of somebody's own has. Written apart, so that this file does not hold them.

@@ -115,6 +115,11 @@ impl Adm {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// Where the program is.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// The socket by which it reaches the daemon.
     pub fn socket(&self) -> &Path {
         &self.socket

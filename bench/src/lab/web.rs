@@ -16,8 +16,9 @@ use super::{Namespace, Process, process::output};
 /// Apache's program, of the Debian package apache2-bin, which runs no service by itself.
 pub const PROGRAM: &str = "apache2";
 
-/// Where the servers listen: the service's own port, and one that nat has to map to.
-pub const PORTS: [u16; 2] = [80, 8080];
+/// Where the servers listen: the service's own port, one that nat has to map to, and one whose
+/// connections end after a hundred requests, as those of most servers do.
+pub const PORTS: [u16; 3] = [80, 8080, 8081];
 
 /// How long a server may take to start.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -90,7 +91,11 @@ StartServers 1
 ServerLimit 2
 ThreadsPerChild 64
 MaxRequestWorkers 128
+<VirtualHost *:{ending}>
+MaxKeepAliveRequests 100
+</VirtualHost>
 "##,
         listen = listen.join("\n"),
+        ending = PORTS[2],
     )
 }

@@ -103,7 +103,7 @@ pub struct World {
     /// Who answers.
     pub reals: Vec<Real>,
     /// Holds the bridge that connects the back ends.
-    _switch: Namespace,
+    switch: Namespace,
     /// Files of everything that runs.
     pub folder: Folder,
 }
@@ -133,7 +133,30 @@ impl World {
         ))?;
         let reals = (1..=REALS).map(|number| real(number, &switch)).collect::<Result<_, _>>()?;
         let (webs, decapsulators) = (Vec::new(), Vec::new());
-        Ok(Self { webs, decapsulators, client, lb, reals, _switch: switch, folder })
+        Ok(Self { webs, decapsulators, client, lb, reals, switch, folder })
+    }
+
+    /// Makes the load balancer one-armed: the client's first leg goes to the switch, and `back` is
+    /// the balancer's only interface, with all its addresses.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses a link or an address.
+    pub fn one_armed(&self) -> anyhow::Result<()> {
+        // Two legs on one link: each answers for its own address only.
+        self.client.sysctl(&[
+            ("net/ipv4/conf/all/arp_ignore", "1"),
+            ("net/ipv4/conf/all/arp_announce", "2"),
+        ])?;
+        self.client.ip("link del c0")?;
+        self.client.connect("c0", &self.switch, "p-client0")?;
+        self.switch.ip("link set p-client0 master br0")?;
+        self.client.ip("addr add 10.1.0.2/24 dev c0\naddr add fd01::2/64 dev c0 nodad")?;
+        let (vip4, vip6) = VIP;
+        self.lb.ip(&format!(
+            "addr add 10.1.0.1/24 dev back\naddr add fd01::1/64 dev back nodad\n\
+             addr add {vip4}/32 dev back\naddr add {vip6}/128 dev back nodad"
+        ))
     }
 
     /// Starts a web server and a decapsulator on each real server.

@@ -1,6 +1,6 @@
 //! Real HTTP through every forwarding method, over IPv4 and IPv6.
 
-use xvs_bench::lab::{Family, Method, Tally};
+use xvs_bench::lab::{Balancer, Family, Method, Tally};
 
 use crate::{Bed, configuration};
 
@@ -11,14 +11,35 @@ const REQUESTS: usize = 30;
 fn serve_all(mode: &str, reached: &str) {
     let Some(bed) = Bed::new() else { return };
     let balancer = bed.balancer(&configuration(mode));
+    reached_on(&balancer, &["front", "back"], reached);
+    every_method(&bed, &balancer);
+}
+
+/// The same on a box whose only interface is on the link of clients and servers alike.
+fn serve_one_armed(mode: &str, reached: &str) {
+    let Some(bed) = Bed::new() else { return };
+    bed.world.one_armed().unwrap();
+    let only =
+        format!("[daemon]\nflows = 65_536\n\n[[interface]]\nname = \"back\"\nmode = \"{mode}\"\n");
+    let balancer = bed.balancer(&only);
+    reached_on(&balancer, &["back"], reached);
+    every_method(&bed, &balancer);
+}
+
+/// The mode that these interfaces reached, as `info` tells it.
+fn reached_on(balancer: &Balancer, interfaces: &[&str], reached: &str) {
     let info = balancer.adm.run("info").unwrap();
-    for interface in ["front", "back"] {
+    for interface in interfaces {
         let is_reached = |line: &str| line.starts_with(interface) && line.contains(reached);
         assert!(info.lines().any(is_reached), "{interface} is not {reached}:\n{info}");
     }
+}
+
+/// HTTP by every method in both families.
+fn every_method(bed: &Bed, balancer: &Balancer) {
     for method in Method::ALL {
         for family in Family::ALL {
-            bed.serve(&balancer, method, family);
+            bed.serve(balancer, method, family);
             let tally = Tally::take(&bed.world.client, family.vip(), REQUESTS).unwrap();
             let what = format!("{} over {}", method.name(), family.name());
             assert_eq!(tally.failures, [""; 0], "{what}:\n{}", balancer.log());
@@ -46,4 +67,14 @@ fn every_method_serves_http_over_af_xdp_in_generic_mode() {
 #[test]
 fn every_method_serves_http_over_raw_sockets() {
     serve_all("raw", "raw");
+}
+
+#[test]
+fn a_one_armed_box_serves_http_over_af_xdp() {
+    serve_one_armed("native", "native");
+}
+
+#[test]
+fn a_one_armed_box_serves_http_over_raw_sockets() {
+    serve_one_armed("raw", "raw");
 }

@@ -10,6 +10,7 @@
 
 mod churn;
 mod crash;
+mod drain;
 mod http;
 mod laboratory;
 mod local;

@@ -1,13 +1,14 @@
 //! The services of a daemon at the other end of a connection.
 
-use std::{cell::Cell, collections::HashMap, error::Error as _, time::Duration};
+use std::{cell::Cell, collections::HashMap, error::Error as _, ops::ControlFlow, time::Duration};
 
 use dataplane::{
     director::spec::{EngineData, FlowInfo, RealSpec, ServiceInfo, ServiceKey, TimeoutSpec},
     ipvsadm::{Backend, Command, Failure, Refusal},
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::runtime::{self, Runtime};
-use tonic::{Response, Status, transport::Channel};
+use tonic::{Response, Status, Streaming, transport::Channel};
 
 use super::{
     FAILED,
@@ -20,11 +21,15 @@ use crate::{
     proto::v1::{
         self, diagnostics_service_client::DiagnosticsServiceClient,
         load_balancer_service_client::LoadBalancerServiceClient,
+        operations_service_client::OperationsServiceClient,
     },
 };
 
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(30);
+
+/// How long a silent stream goes without a look whether its reader is still there.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// How many flows are asked for at a time.
 const PAGE: u32 = 5000;
@@ -46,6 +51,7 @@ pub(super) struct Client<'a> {
 
 type Balancer = LoadBalancerServiceClient<Channel>;
 type Diagnostics = DiagnosticsServiceClient<Channel>;
+type Operations = OperationsServiceClient<Channel>;
 
 impl<'a> Client<'a> {
     /// A connection to `target` that gives up long lists once `gone` is set.
@@ -107,6 +113,46 @@ impl<'a> Client<'a> {
         self.wait(ask(&mut client))
     }
 
+    /// Asks for something about operating the box.
+    pub(super) fn operate<T>(
+        &mut self,
+        ask: impl AsyncFnOnce(&mut Operations) -> Result<Response<T>, Status>,
+    ) -> Result<T, Failure> {
+        let mut client =
+            Operations::new(self.channel()?).max_decoding_message_size(MESSAGE_OCTETS_MAX);
+        self.wait(ask(&mut client))
+    }
+
+    /// Asks for a stream and hands each message to `each` until that says it is enough, the stream
+    /// ends, or nobody reads any more what is printed.
+    pub(super) fn follow<T>(
+        &mut self,
+        ask: impl AsyncFnOnce(&mut Operations) -> Result<Response<Streaming<T>>, Status>,
+        mut each: impl FnMut(T) -> ControlFlow<()>,
+    ) -> Result<(), Failure> {
+        let mut stream = self.operate(ask)?;
+        while !self.gone.get() {
+            let next = async { tokio::time::timeout(LOOK, stream.message()).await };
+            let Ok(next) = self.runtime.block_on(next) else {
+                self.gone.set(!is_read());
+                continue;
+            };
+            match next {
+                Ok(Some(message)) => {
+                    if each(message).is_break() {
+                        return Ok(());
+                    }
+                }
+                Ok(None) => return Ok(()),
+                Err(status) if status.source().is_some() => {
+                    return Err(Failure::Other(self.target.unreachable(&status)));
+                }
+                Err(status) => return Err(failure(&status)),
+            }
+        }
+        Ok(())
+    }
+
     /// Hands flows that fit `filter` to `each`, a page at a time.
     pub(super) fn flows_that(
         &mut self,
@@ -163,6 +209,14 @@ impl<'a> Client<'a> {
         self.states.insert(name.to_owned(), kept);
         kept
     }
+}
+
+/// Whether somebody still reads standard output: a stream may be silent for long.
+fn is_read() -> bool {
+    let stdout = std::io::stdout();
+    let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
+    let now = Timespec::default();
+    poll(&mut polled, Some(&now)).is_err() || !polled[0].revents().contains(PollFlags::ERR)
 }
 
 /// The daemon says what cannot be.

@@ -12,6 +12,7 @@ mod client;
 mod completion;
 mod mark;
 mod names;
+mod operate;
 mod show;
 mod status;
 mod target;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 use dataplane::ipvsadm::{
     Backend as _, Failure, PROC_APP, Refusal, Stream, proc_conn, proc_conn_sync, proc_services,
-    proc_stats,
+    proc_stats, proc_stats_percpu,
 };
 
 use super::{
@@ -13,6 +13,7 @@ use super::{
     client::Client,
     completion::{self, Shell},
     mark::{self, Mark},
+    operate::{self, DrainArgs, FlowsArgs},
     show,
 };
 use crate::{
@@ -25,10 +26,12 @@ use crate::{
 const TICKS_PER_S: u32 = 100;
 
 /// The verbs, for those who look for one.
-const VERBS: [&str; 11] = [
+const VERBS: [&str; 13] = [
     "info",
     "stats",
     "flows",
+    "drain",
+    "watch",
     "apply",
     "settings",
     "set",
@@ -56,8 +59,14 @@ enum Verb {
     Info,
     /// Shows what became of all packets: totals, drops by reason, devices, workers, flow table.
     Stats,
-    /// Lists flows with their packets and octets.
-    Flows(Filter),
+    /// Lists flows with their packets and octets; or counts or ends those that fit.
+    Flows(FlowsArgs),
+    /// Takes a real server out without breaking anyone: it gets no new flows, the old ones live on
+    /// until they end or the deadline comes. Shows the progress; ending this command does not end
+    /// the drain.
+    Drain(DrainArgs),
+    /// Shows what is, and then what happens: changes, drains, thresholds, failures of workers.
+    Watch,
     /// Makes the services of a file the present ones: all of it or nothing, in one step. What is
     /// the same already is not touched and keeps its flows.
     Apply {
@@ -101,7 +110,7 @@ enum Verb {
 
 /// Which flows; all of what is given must fit.
 #[derive(Debug, clap::Args)]
-struct Filter {
+pub(super) struct Filter {
     /// tcp, udp or sctp.
     #[arg(long)]
     protocol: Option<String>,
@@ -114,6 +123,9 @@ struct Filter {
     /// Real server, written like the client.
     #[arg(long, value_name = "ADDRESS[:PORT]")]
     real: Option<String>,
+    /// State, as ESTABLISHED or syn_recv.
+    #[arg(long)]
+    state: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -128,6 +140,8 @@ enum Proc {
     Origins,
     #[value(name = "ip_vs_stats")]
     Totals,
+    #[value(name = "ip_vs_stats_percpu")]
+    Workers,
 }
 
 /// Whether a word is a verb.
@@ -164,12 +178,9 @@ fn execute(verb: Verb, client: &mut Client<'_>, print: &dyn Fn(&str)) -> Result<
             client.diagnose(async |client| client.get_info(request).await).map(|i| show::info(&i))
         }
         Verb::Stats => statistics(client).map(|statistics| show::statistics(&statistics)),
-        Verb::Flows(filter) => {
-            let filter = filter.read()?;
-            print(show::FLOWS_TITLE);
-            let listed = client.flows_that(&filter, &mut |flows| print(&show::flows(flows)));
-            listed.map(|()| String::new())
-        }
+        Verb::Flows(flows) => operate::flows(&flows, client, print),
+        Verb::Drain(drain) => operate::drain(&drain, client, print),
+        Verb::Watch => operate::watch(client, print),
         Verb::Apply { file, plan, expect } => {
             let request = apply::request(&file, plan, expect)?;
             let applied = client.ask(async |client| client.apply(request).await);
@@ -189,13 +200,18 @@ fn execute(verb: Verb, client: &mut Client<'_>, print: &dyn Fn(&str)) -> Result<
         Verb::Completion { shell } => Ok(completion::script(shell, &VERBS)),
         Verb::Version => Ok(format!("xvsadm {}\n", env!("CARGO_PKG_VERSION"))),
     };
-    text.map_err(|failure| match failure {
+    text.map_err(told)
+}
+
+/// What a failure says.
+fn told(failure: Failure) -> Refusal {
+    match failure {
         Failure::Other(refusal) if refusal.message.starts_with("xvsadm: ") => refusal,
         Failure::Other(Refusal { message, exit }) => {
             Refusal { message: format!("xvsadm: {message}"), exit }
         }
         Failure::Refused(error) => Refusal { message: format!("xvsadm: {error}"), exit: 255 },
-    })
+    }
 }
 
 fn statistics(client: &mut Client<'_>) -> Result<v1::GetStatisticsResponse, Failure> {
@@ -221,11 +237,20 @@ fn proc(name: Proc, client: &mut Client<'_>) -> Result<String, Failure> {
             let totals = request::counters(statistics.totals.unwrap_or_default());
             proc_stats(&totals, &request::rates(statistics.rates.unwrap_or_default()))
         }
+        Proc::Workers => {
+            let statistics = statistics(client)?;
+            let totals = request::counters(statistics.totals.unwrap_or_default());
+            let workers = statistics.workers.iter();
+            let workers: Vec<_> =
+                workers.map(|w| request::counters(w.counters.unwrap_or_default())).collect();
+            let rates = request::rates(statistics.rates.unwrap_or_default());
+            proc_stats_percpu(&workers, &totals, &rates)
+        }
     })
 }
 
 impl Filter {
-    fn read(&self) -> Result<FlowFilter, Refusal> {
+    pub(super) fn read(&self) -> Result<FlowFilter, Refusal> {
         let mut filter = FlowFilter::default();
         if let Some(name) = &self.protocol {
             filter.protocol = words::parse_protocol(name).map_err(|e| usage(&e))?.into();
@@ -239,12 +264,13 @@ impl Filter {
         if let Some(end) = &self.real {
             (filter.real_address, filter.real_port) = endpoint(end)?;
         }
+        filter.state = self.state.clone().unwrap_or_default();
         Ok(filter)
     }
 }
 
 /// Reads an address with or without a port.
-fn endpoint(text: &str) -> Result<(String, Option<u32>), Refusal> {
+pub(super) fn endpoint(text: &str) -> Result<(String, Option<u32>), Refusal> {
     if words::parse_addr(text).is_ok() {
         return Ok((text.to_owned(), None));
     }
@@ -277,6 +303,13 @@ mod tests {
         let mut names: Vec<_> = command.get_subcommands().map(clap::Command::get_name).collect();
         names.push("help");
         assert_eq!(names, VERBS);
+    }
+
+    #[test]
+    fn every_file_below_proc_has_its_name() {
+        let variants = Proc::value_variants().iter().filter_map(Proc::to_possible_value);
+        let names: Vec<_> = variants.map(|value| value.get_name().to_owned()).collect();
+        assert_eq!(names, dataplane::ipvsadm::PROC_NAMES);
     }
 
     #[test]

@@ -84,6 +84,8 @@ fn real_server_status(info: &RealInfo) -> v1::RealServerStatus {
         persistent_templates: info.persistent,
         counters: Some(counters(&info.counters)),
         rates: Some(rates(&info.rates)),
+        held: info.hold.weight,
+        templates_held: info.hold.templates,
     }
 }
 

@@ -7,6 +7,7 @@
 
 pub mod answer;
 pub mod marks;
+pub mod operations;
 pub mod request;
 
 #[cfg(test)]
@@ -14,7 +15,8 @@ mod tests {
     use dataplane::{
         addr::{Addr, Family},
         director::spec::{
-            Counters, Rates, RealInfo, RealSpec, ServiceInfo, ServiceKey, ServiceSpec, TunnelSpec,
+            Counters, Hold, Rates, RealInfo, RealSpec, ServiceInfo, ServiceKey, ServiceSpec,
+            TunnelSpec,
         },
         sched::SchedFlags,
     };
@@ -104,14 +106,18 @@ mod tests {
             in_bps,
             out_bps,
         });
-        let real = (real(), any::<[u32; 3]>(), counters.clone(), rates.clone()).prop_map(
-            |(spec, [active, inactive, persistent], counters, rates)| RealInfo {
-                spec,
-                active,
-                inactive,
-                persistent,
-                counters,
-                rates,
+        let real = (real(), any::<[bool; 2]>(), any::<[u32; 3]>(), counters.clone(), rates.clone());
+        let real = real.prop_map(
+            |(spec, [weight, templates], [active, inactive, persistent], counters, rates)| {
+                RealInfo {
+                    spec,
+                    hold: Hold { weight, templates },
+                    active,
+                    inactive,
+                    persistent,
+                    counters,
+                    rates,
+                }
             },
         );
         (service(), counters, rates, proptest::collection::vec(real, 0..4))

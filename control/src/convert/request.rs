@@ -8,8 +8,8 @@ use std::fmt::Display;
 use dataplane::{
     addr::{Addr, Family},
     director::spec::{
-        Counters, Rates, RealInfo, RealSpec, ServiceInfo, ServiceKey, ServiceSpec, TimeoutSpec,
-        TunnelSpec,
+        Counters, Hold, Rates, RealInfo, RealSpec, ServiceInfo, ServiceKey, ServiceSpec,
+        TimeoutSpec, TunnelSpec,
     },
     endpoint::Method,
     sched::SchedFlags,
@@ -223,7 +223,12 @@ pub fn flow_page(message: &v1::ListFlowsRequest) -> Result<FlowPage> {
     Ok(FlowPage { from, limit: limit as usize, filter })
 }
 
-fn flow_filter(message: &v1::FlowFilter) -> Result<FlowFilter> {
+/// A filter of flows.
+///
+/// # Errors
+///
+/// A field of it is malformed.
+pub fn flow_filter(message: &v1::FlowFilter) -> Result<FlowFilter> {
     let protocol = match message.protocol {
         0 => None,
         number => Some(u8::try_from(number).map_err(|_not_8_bits| {
@@ -246,6 +251,7 @@ fn flow_filter(message: &v1::FlowFilter) -> Result<FlowFilter> {
             on("client_port", message.client_port)?,
         ),
         real: (at("real_address", &message.real_address)?, on("real_port", message.real_port)?),
+        state: Some(message.state.clone()).filter(|state| !state.is_empty()),
     })
 }
 
@@ -270,6 +276,7 @@ fn real_info(message: &v1::RealServerStatus, service: &ServiceKey) -> Result<Rea
     let spec = message.real_server.as_ref().ok_or_else(|| FieldError::missing("real_server"))?;
     Ok(RealInfo {
         spec: real_spec(spec, service).map_err(|error| error.within("real_server"))?,
+        hold: Hold { weight: message.held, templates: message.templates_held },
         active: message.active_flows,
         inactive: message.inactive_flows,
         persistent: message.persistent_templates,

@@ -5,7 +5,7 @@
 
 use dataplane::director::{
     Applied, ApplyError, Director,
-    spec::{DirectorError, ServiceKey, TimeoutSpec},
+    spec::{DirectorError, MarkRule, ServiceKey, TimeoutSpec},
 };
 
 use super::{EngineError, State};
@@ -139,14 +139,19 @@ fn settings(director: &Director, desired: &Desired) -> Result<Vec<Change>, Apply
             error,
         })?;
         let was = present.iter().find(|(known, was)| known == name && was != value);
-        changes.extend(was.map(|(_, was)| Change {
-            kind: ChangeKind::Updated,
-            service: None,
-            real: None,
-            description: format!("set {name} to {value}, was {was}"),
-        }));
+        changes.extend(was.map(|(_, was)| changed_setting(name, *value, *was)));
     }
     Ok(changes)
+}
+
+/// A setting that changes.
+pub(super) fn changed_setting(name: &str, value: u32, was: u32) -> Change {
+    Change {
+        kind: ChangeKind::Updated,
+        service: None,
+        real: None,
+        description: format!("set {name} to {value}, was {was}"),
+    }
 }
 
 /// What would change in the time-outs.
@@ -159,13 +164,18 @@ fn timeouts(director: &Director, desired: &Desired) -> Option<Change> {
         tcp_fin_s: keep(wanted.tcp_fin_s, was.tcp_fin_s),
         udp_s: keep(wanted.udp_s, was.udp_s),
     };
+    (then != was).then(|| changed_timeouts(&then, &was))
+}
+
+/// Time-outs that change.
+pub(super) fn changed_timeouts(then: &TimeoutSpec, was: &TimeoutSpec) -> Change {
     let text = |t: &TimeoutSpec| format!("{} {} {}", t.tcp_s, t.tcp_fin_s, t.udp_s);
-    (then != was).then(|| Change {
+    Change {
         kind: ChangeKind::Updated,
         service: None,
         real: None,
-        description: format!("set time-outs to {}, were {}", text(&then), text(&was)),
-    })
+        description: format!("set time-outs to {}, were {}", text(then), text(was)),
+    }
 }
 
 /// What would change in the rules of marks.
@@ -174,16 +184,21 @@ fn mark_rules(director: &Director, desired: &Desired) -> Result<Option<Change>, 
     Director::check_mark_rules(wanted)
         .map_err(|(at, error)| ApplyRefused::MarkRule { at, error })?;
     let was = director.mark_rules();
-    Ok((was != wanted).then(|| Change {
+    Ok((was != wanted).then(|| changed_mark_rules(wanted, was)))
+}
+
+/// Rules of marks that change.
+pub(super) fn changed_mark_rules(wanted: &[MarkRule], was: &[MarkRule]) -> Change {
+    Change {
         kind: ChangeKind::Updated,
         service: None,
         real: None,
         description: format!("set {} rules of marks, were {}", wanted.len(), was.len()),
-    }))
+    }
 }
 
 /// The director's plan, in the order in which it is carried out.
-fn described(plan: &Applied) -> Vec<Change> {
+pub(super) fn described(plan: &Applied) -> Vec<Change> {
     use ChangeKind::{Created, Deleted, Updated};
     let service = |kind, keys: &[ServiceKey]| {
         let change = move |key: &ServiceKey| Change {

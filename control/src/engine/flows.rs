@@ -1,20 +1,28 @@
 //! The flows that are asked for: a page of the flow table, filtered.
 
+use std::{collections::BTreeMap, time::Instant};
+
 use dataplane::{
     addr::Addr,
     clock::{Clock as _, SystemClock},
     director::spec::FlowInfo,
-    flow::FlowView,
+    flow::{FlowId, FlowView},
 };
 
-use super::Engine;
+use super::{
+    Engine,
+    drain::{States, name},
+};
 
 /// Slots of the flow table that one page passes at most, so that an answer comes soon even if
 /// hardly a flow fits.
 const SLOTS_A_PAGE: u32 = 1 << 17;
 
+/// Flows that are looked at under the lock at a time, when all are.
+const PORTION: usize = 4096;
+
 /// One page of flows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlowPage {
     /// Slot of the flow table to start at.
     pub from: u32,
@@ -28,7 +36,7 @@ pub struct FlowPage {
 type End = (Option<Addr>, Option<u16>);
 
 /// Which flows are meant; what is `None` fits everything.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FlowFilter {
     /// IP protocol number.
     pub protocol: Option<u8>,
@@ -38,11 +46,13 @@ pub struct FlowFilter {
     pub client: End,
     /// The real server.
     pub real: End,
+    /// The name of the state, in letters of either size.
+    pub state: Option<String>,
 }
 
 impl FlowFilter {
     /// Whether every flow is meant.
-    fn is_any(&self) -> bool {
+    pub fn is_any(&self) -> bool {
         *self == Self::default()
     }
 
@@ -55,6 +65,7 @@ impl FlowFilter {
             && end(self.virt, flow.virt)
             && end(self.client, flow.client)
             && end(self.real, flow.real)
+            && self.state.as_ref().is_none_or(|state| state.eq_ignore_ascii_case(flow.state))
     }
 }
 
@@ -79,6 +90,43 @@ impl Engine {
         match flows {
             (flows, None) => (flows, next),
             cut => cut,
+        }
+    }
+
+    /// How many flows fit, by protocol and state. Looks at the whole table: not to be done on a
+    /// thread that others need.
+    pub fn count_flows(&self, filter: &FlowFilter) -> States {
+        let mut counts = BTreeMap::<_, u64>::new();
+        self.each_flow(filter, |view| *counts.entry((view.protocol, name(view))).or_default() += 1);
+        counts.into_iter().map(|((protocol, name), count)| (protocol, name, count)).collect()
+    }
+
+    /// Ends the flows that fit; says how many. Looks at the whole table, like
+    /// [`Engine::count_flows`].
+    pub fn delete_flows(&self, filter: &FlowFilter) -> usize {
+        let started = Instant::now();
+        let mut ids: Vec<FlowId> = Vec::new();
+        self.each_flow(filter, |view| ids.push(view.id));
+        let snapshot = self.lock().director.compile();
+        let ended = self.evictor().end(&ids, &snapshot, SystemClock.now());
+        tracing::info!(flows = ended, took = ?started.elapsed(), "flows deleted");
+        ended
+    }
+
+    /// Hands every flow that fits to `each`.
+    fn each_flow(&self, filter: &FlowFilter, mut each: impl FnMut(&FlowView)) {
+        let now = SystemClock.now();
+        let mut views = self.table().flows(0);
+        loop {
+            let portion: Vec<_> = views.by_ref().take(PORTION).collect();
+            if portion.is_empty() {
+                return;
+            }
+            let state = self.lock();
+            let fits = |view: &&FlowView| {
+                state.director.flow_info(view, now).is_some_and(|flow| filter.fits(&flow))
+            };
+            portion.iter().filter(fits).for_each(&mut each);
         }
     }
 
@@ -127,14 +175,16 @@ mod tests {
             virt: (Some(flow.virt.0), Some(80)),
             client: (Some(flow.client.0), None),
             real: (None, Some(8080)),
+            state: Some("syn_recv".to_owned()),
         };
         assert!(exact.fits(&flow));
         for other in [
-            FlowFilter { protocol: Some(17), ..exact },
-            FlowFilter { virt: (Some(flow.real.0), Some(80)), ..exact },
-            FlowFilter { virt: (Some(flow.virt.0), Some(81)), ..exact },
-            FlowFilter { client: (Some(flow.virt.0), None), ..exact },
-            FlowFilter { real: (None, Some(80)), ..exact },
+            FlowFilter { protocol: Some(17), ..exact.clone() },
+            FlowFilter { virt: (Some(flow.real.0), Some(80)), ..exact.clone() },
+            FlowFilter { virt: (Some(flow.virt.0), Some(81)), ..exact.clone() },
+            FlowFilter { client: (Some(flow.virt.0), None), ..exact.clone() },
+            FlowFilter { real: (None, Some(80)), ..exact.clone() },
+            FlowFilter { state: Some("ESTABLISHED".to_owned()), ..exact.clone() },
         ] {
             assert!(!other.fits(&flow), "{other:?}");
         }

@@ -6,6 +6,8 @@
 //! workers as one snapshot. A change that is refused changed nothing.
 
 pub mod apply;
+pub mod drain;
+pub mod events;
 pub mod fleet;
 pub mod flows;
 pub mod publish;
@@ -18,6 +20,7 @@ use std::{
 };
 
 use dataplane::{
+    clock::{Clock as _, SystemClock},
     director::{
         Director,
         spec::{
@@ -27,12 +30,15 @@ use dataplane::{
     },
     endpoint::EndpointId,
     flow::FlowTable,
+    pipeline::evict::Evictor,
     stats::Stats,
 };
 use tokio::sync::{Notify, watch};
 
 use self::{
     apply::ApplyRefused,
+    drain::Drain,
+    events::Events,
     rates::RateTable,
     report::{Info, Report},
 };
@@ -56,6 +62,10 @@ pub struct Engine {
     stats: Stats,
     /// Where the workers keep flows.
     table: Arc<FlowTable>,
+    /// Ends flows before their time.
+    evictor: Mutex<Evictor>,
+    /// What happens, told.
+    events: Events,
     info: Info,
     report: watch::Sender<Report>,
 }
@@ -71,6 +81,8 @@ pub struct State {
     stats: Stats,
     /// Where the counters of the whole box stood when they were set to zero.
     zero: Counters,
+    /// Real servers that drain or have been drained.
+    drains: Vec<Drain>,
 }
 
 /// Why a request was not carried out.
@@ -104,6 +116,9 @@ pub enum EngineError {
         /// How long was waited.
         seconds: u64,
     },
+    /// The real server does not drain.
+    #[error("No such drain")]
+    NoSuchDrain,
     /// The daemon is about to end.
     #[error("the daemon is stopping")]
     Stopping,
@@ -111,19 +126,30 @@ pub enum EngineError {
 
 impl Engine {
     /// An engine around a director, which the workers have not seen yet, and what they share.
+    ///
+    /// # Panics
+    ///
+    /// Somebody else has control's place in the table.
     pub fn new(director: Director, stats: Stats, table: Arc<FlowTable>) -> Self {
         let state = State {
             director,
             rates: RateTable::default(),
             stats: stats.clone(),
             zero: Counters::default(),
+            drains: Vec::new(),
         };
+        let endpoints = Arc::clone(state.director.endpoints());
+        let seed = SystemClock.nanos();
+        let evictor = Evictor::new(Arc::clone(&table), endpoints, seed)
+            .expect("control's place in the table is the engine's");
         Self {
             state: Mutex::new(state),
             changed: Notify::new(),
             in_force: watch::Sender::new(0),
             stats,
             info: Info::new(&table),
+            evictor: Mutex::new(evictor),
+            events: Events::default(),
             table,
             report: watch::Sender::new(Report::default()),
         }
@@ -188,6 +214,11 @@ impl Engine {
         &self.table
     }
 
+    /// Control's hand on flows; work done with it is not to be done on a thread that others need.
+    fn evictor(&self) -> MutexGuard<'_, Evictor> {
+        self.evictor.lock().expect(UNPOISONED)
+    }
+
     /// What is fixed at the start.
     pub const fn info(&self) -> &Info {
         &self.info
@@ -203,6 +234,7 @@ impl Engine {
         self.report.send_if_modified(|told| {
             let changed = told != report;
             if changed {
+                self.tell_workers(told, report);
                 told.clone_from(report);
             }
             changed

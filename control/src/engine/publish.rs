@@ -26,7 +26,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 
-use super::{Engine, fleet::Fleet};
+use super::{Engine, events::Told, fleet::Fleet};
 use crate::{estimator, nexthop::NextHops};
 
 /// How often the fleet is looked after: faults found, workers restarted, old snapshots freed.
@@ -61,7 +61,11 @@ impl Engine {
         let mut tend = interval(TEND);
         let mut steered = SteeringRules::default();
         let mut lost = Vec::new();
+        let mut told = Told::default();
+        tokio::spawn(Arc::clone(&self).tend_drains(stop.clone()));
         network.mark_changed();
+        // Before anything is in force, so that whoever is answered first is told of it too.
+        self.set_report(fleet.report());
         loop {
             tokio::select! {
                 biased;
@@ -76,6 +80,7 @@ impl Engine {
                 _ = tend.tick() => {
                     fleet.tend();
                     self.set_report(fleet.report());
+                    self.tell_overload(&mut told);
                     if self.lock().director.generation() == self.in_force() {
                         continue;
                     }
@@ -91,6 +96,7 @@ impl Engine {
                 lost = self.tell_unreachable(lost);
             }
             self.round(&mut fleet, &mut steered).await;
+            self.tell_configuration(&mut told);
         }
     }
 

@@ -95,7 +95,7 @@ pub(super) fn is_main_unicast(message: &RouteMessage) -> bool {
         RouteAttribute::Table(table) => Some(*table),
         _ => None,
     });
-    table.unwrap_or_else(|| header.table.into()) == RouteHeader::RT_TABLE_MAIN.into()
+    table.unwrap_or_else(|| header.table.into()) == u32::from(RouteHeader::RT_TABLE_MAIN)
         && header.kind == RouteType::Unicast
         && matches!(header.address_family, AddressFamily::Inet | AddressFamily::Inet6)
         // Routes for a TOS or a source, and what IPv6 learnt for one destination.

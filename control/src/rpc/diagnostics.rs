@@ -30,6 +30,28 @@ impl Diagnostics {
     pub const fn new(engine: Arc<Engine>) -> Self {
         Self { engine }
     }
+
+    /// What was counted.
+    pub(crate) fn statistics(engine: &Engine) -> v1::GetStatisticsResponse {
+        let (generation, (counters, rates)) = {
+            let state = engine.lock();
+            (state.director.generation(), state.totals())
+        };
+        let report = engine.report().borrow().clone();
+        let workers = engine.stats().workers();
+        v1::GetStatisticsResponse {
+            generation,
+            totals: Some(answer::counters(&counters)),
+            rates: Some(answer::rates(&rates)),
+            devices: devices(&report, workers),
+            workers: worker_statistics(engine),
+            drops: drops(workers),
+            flow_table: Some(v1::FlowTableStatistics {
+                capacity: engine.info().flow_capacity,
+                used: engine.table().len() as u64,
+            }),
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -58,25 +80,14 @@ impl DiagnosticsService for Diagnostics {
         &self,
         _: Request<v1::GetStatisticsRequest>,
     ) -> Result<Response<v1::GetStatisticsResponse>, Status> {
-        let (generation, (counters, rates)) = {
-            let state = self.engine.lock();
-            (state.director.generation(), state.totals())
-        };
-        let report = self.engine.report().borrow().clone();
-        let workers = self.engine.stats().workers();
-        Ok(Response::new(v1::GetStatisticsResponse {
-            generation,
-            totals: Some(answer::counters(&counters)),
-            rates: Some(answer::rates(&rates)),
-            devices: devices(&report, workers),
-            workers: (0..).zip(report.workers.iter().zip(workers)).map(worker).collect(),
-            drops: drops(workers),
-            flow_table: Some(v1::FlowTableStatistics {
-                capacity: self.engine.info().flow_capacity,
-                used: self.engine.table().len() as u64,
-            }),
-        }))
+        Ok(Response::new(Self::statistics(&self.engine)))
     }
+}
+
+/// Each worker.
+pub(super) fn worker_statistics(engine: &Engine) -> Vec<v1::WorkerStatistics> {
+    let report = engine.report().borrow().clone();
+    (0..).zip(report.workers.iter().zip(engine.stats().workers())).map(worker).collect()
 }
 
 fn interface(report: &InterfaceReport) -> v1::InterfaceInfo {
@@ -134,6 +145,7 @@ fn worker(
         room_short: work.room_short.get() != 0,
         longest_turn_nanoseconds: work.longest_turn.get(),
         longest_adoption_nanoseconds: work.longest_adoption.get(),
+        counters: Some(answer::counters(&stats.total())),
         last_failure: report.last_failure.clone(),
     }
 }

@@ -9,13 +9,10 @@ use super::status::{malformed, real_server_field, refused, service_field};
 use crate::{
     config::Desired,
     convert::{
-        answer, marks,
+        answer, marks, operations,
         request::{self, each},
     },
-    engine::{
-        Engine, EngineError,
-        apply::{Change, ChangeKind},
-    },
+    engine::{Engine, EngineError},
     field::FieldError,
     proto::v1::{self as v1, load_balancer_service_server::LoadBalancerService},
 };
@@ -155,7 +152,7 @@ impl LoadBalancerService for LoadBalancer {
             self.engine.change(|state| state.apply(&desired, expected)).await
         };
         let (generation, changes) = outcome.map_err(|error| refused(&error, str::to_owned))?;
-        let changes = changes.iter().map(change).collect();
+        let changes = changes.iter().map(operations::change).collect();
         Ok(Response::new(v1::ApplyResponse { generation, changes }))
     }
 
@@ -344,18 +341,4 @@ fn in_service(error: &EngineError) -> Status {
 
 fn in_real_server(error: &EngineError) -> Status {
     refused(error, |field| format!("real_server.{}", real_server_field(field)))
-}
-
-fn change(change: &Change) -> v1::Change {
-    let kind = match change.kind {
-        ChangeKind::Created => v1::change::Kind::Created,
-        ChangeKind::Updated => v1::change::Kind::Updated,
-        ChangeKind::Deleted => v1::change::Kind::Deleted,
-    };
-    v1::Change {
-        kind: kind.into(),
-        service: change.service.as_ref().map(answer::service_key),
-        real_server: change.real.map(|real| answer::real_server_key(real.addr, real.port)),
-        description: change.description.clone(),
-    }
 }

@@ -2,7 +2,9 @@
 
 mod diagnostics;
 mod load_balancer;
+mod operations;
 pub mod status;
 
 pub use diagnostics::Diagnostics;
 pub use load_balancer::LoadBalancer;
+pub use operations::Operations;

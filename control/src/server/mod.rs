@@ -22,9 +22,10 @@ use crate::{
         v1::{
             diagnostics_service_server::DiagnosticsServiceServer,
             load_balancer_service_server::LoadBalancerServiceServer,
+            operations_service_server::OperationsServiceServer,
         },
     },
-    rpc::{Diagnostics, LoadBalancer},
+    rpc::{Diagnostics, LoadBalancer, Operations},
 };
 
 /// Why the server could not be made or ended.
@@ -59,6 +60,7 @@ pub fn routes(engine: &Arc<Engine>) -> (HealthReporter, Routes) {
     routes
         .add_service(LoadBalancerServiceServer::new(LoadBalancer::new(Arc::clone(engine))))
         .add_service(DiagnosticsServiceServer::new(Diagnostics::new(Arc::clone(engine))))
+        .add_service(OperationsServiceServer::new(Operations::new(Arc::clone(engine))))
         .add_service(health)
         .add_service(reflection);
     (reporter, routes.routes())

@@ -5,6 +5,7 @@
 mod apply;
 mod flows;
 mod marks;
+mod operations;
 mod refusals;
 
 use std::sync::Arc;

@@ -36,6 +36,14 @@ impl Applied {
 pub type Desired = (ServiceSpec, Vec<RealSpec>);
 
 impl Director {
+    /// Everything that is asked for now, in the order in which it can be applied.
+    pub fn desired(&self) -> Vec<Desired> {
+        let service = |entry: &super::ServiceEntry| {
+            (entry.spec.clone(), entry.reals.iter().rev().map(|real| real.spec).collect())
+        };
+        self.services.iter().map(service).collect()
+    }
+
     /// What [`Director::apply`] would change, without changing it.
     ///
     /// # Errors

@@ -1,10 +1,13 @@
 //! Flows as they are listed.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::{
     Director,
-    spec::{EngineData, FlowInfo},
+    spec::{EngineData, FlowInfo, ServiceKey},
 };
 use crate::{
+    addr::Addr,
     calls::Calls,
     clock::{TICKS_PER_SECOND, Tick},
     endpoint::AVAILABLE,
@@ -16,6 +19,22 @@ use crate::{
 };
 
 impl Director {
+    /// Every real server with an upper threshold: its service, its name, whether it takes no new
+    /// flows for that reason, and how many it has.
+    pub fn limited_reals(&self) -> Vec<(ServiceKey, (Addr, u16), bool, u32)> {
+        let reals = self
+            .services
+            .iter()
+            .flat_map(|service| service.reals.iter().map(move |real| (service.spec.key, real)));
+        let limited = reals.filter(|(_, real)| real.spec.upper != 0);
+        let told = limited.map(|(key, real)| {
+            let load = &self.endpoints.get(real.id).load;
+            let overloaded = load.overloaded.load(Relaxed) != 0;
+            (key, (real.spec.addr, real.spec.port), overloaded, load.total())
+        });
+        told.collect()
+    }
+
     /// A flow, copied from the table, in the words of listings. What it names is looked up now: an
     /// endpoint that is gone is listed as an empty address. `None` if its time is over, or if it
     /// went with its real server (`expire_nodest_conn`): its next packet or a sweep takes it, and

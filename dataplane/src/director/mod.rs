@@ -21,7 +21,7 @@ use hashbrown::HashMap;
 
 use self::{
     network::Network,
-    spec::{Counters, DirectorError, MarkRule, RealSpec, ServiceKey, ServiceSpec},
+    spec::{Counters, DirectorError, Hold, MarkRule, RealSpec, ServiceKey, ServiceSpec},
     trash::Trash,
 };
 use crate::{
@@ -50,6 +50,8 @@ const CALLS_MAX: usize = 1 << 16;
 struct RealEntry {
     /// As asked for.
     spec: RealSpec,
+    /// What keeps new flows away.
+    hold: Hold,
     /// Its endpoint.
     id: EndpointId,
     /// Where its counters stood when they were zeroed.
@@ -139,6 +141,11 @@ impl Director {
     /// The generation of the state as it is now; goes up with every change.
     pub const fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// The endpoints, shared with the workers.
+    pub const fn endpoints(&self) -> &Arc<Endpoints> {
+        &self.endpoints
     }
 
     /// How many endpoints can be at most, virtual and real.

@@ -4,11 +4,11 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::{
     Director, RealEntry, check, less, plus,
-    spec::{DirectorError, RealSpec, ServiceKey},
+    spec::{DirectorError, Hold, RealSpec, ServiceKey},
 };
 use crate::{
     addr::Addr,
-    endpoint::{AVAILABLE, EndpointId},
+    endpoint::{AVAILABLE, EndpointId, SHUNNED},
     sched::Change,
 };
 
@@ -35,10 +35,12 @@ impl Director {
             }
         };
         let counted = self.counted(id);
-        self.renew(id, protocol(key), &RealSpec { port, ..*spec });
+        self.renew(id, protocol(key), &RealSpec { port, ..*spec }, Hold::default());
         self.resolve(id, spec.addr);
         let entry = &mut self.services[at];
-        entry.reals.insert(0, RealEntry { spec: *spec, id, zero, joined: counted });
+        entry
+            .reals
+            .insert(0, RealEntry { spec: *spec, hold: Hold::default(), id, zero, joined: counted });
         entry.rebuild(Change::Added(id));
         self.generation += 1;
         Ok(())
@@ -55,14 +57,58 @@ impl Director {
         let place = entry.reals.iter().position(|real| same(real, spec.addr, spec.port));
         let place = place.ok_or(DirectorError::NoSuchReal)?;
         check::real(key, spec)?;
-        let id = entry.reals[place].id;
+        let (id, hold) = (entry.reals[place].id, entry.reals[place].hold);
         let port = self.endpoints.get(id).port();
-        self.renew(id, protocol(key), &RealSpec { port, ..*spec });
+        self.renew(id, protocol(key), &RealSpec { port, ..*spec }, hold);
         let entry = self.service_mut(key)?;
         entry.reals[place].spec = *spec;
         entry.rebuild(Change::Edited(id));
         self.generation += 1;
         Ok(())
+    }
+
+    /// Keeps new flows from a real server, or lets them come again. Removing the server ends it,
+    /// editing does not.
+    ///
+    /// # Errors
+    ///
+    /// No such service or real server.
+    pub fn hold_real(
+        &mut self,
+        key: &ServiceKey,
+        (addr, port): (Addr, u16),
+        hold: Hold,
+    ) -> Result<(), DirectorError> {
+        let entry = self.service(key)?;
+        let place = entry.reals.iter().position(|real| same(real, addr, port));
+        let place = place.ok_or(DirectorError::NoSuchReal)?;
+        let real = &entry.reals[place];
+        if real.hold == hold {
+            return Ok(());
+        }
+        let (id, spec) = (real.id, real.spec);
+        let port = self.endpoints.get(id).port();
+        self.renew(id, protocol(key), &RealSpec { port, ..spec }, hold);
+        let entry = self.service_mut(key)?;
+        entry.reals[place].hold = hold;
+        entry.rebuild(Change::Edited(id));
+        self.generation += 1;
+        Ok(())
+    }
+
+    /// The endpoint of a real server.
+    ///
+    /// # Errors
+    ///
+    /// No such service or real server.
+    pub fn real_endpoint(
+        &self,
+        key: &ServiceKey,
+        (addr, port): (Addr, u16),
+    ) -> Result<EndpointId, DirectorError> {
+        let mut reals = self.service(key)?.reals.iter();
+        let found = reals.find(|real| same(real, addr, port));
+        found.map(|real| real.id).ok_or(DirectorError::NoSuchReal)
     }
 
     /// Removes a real server; its flows live on in the trash.
@@ -87,13 +133,15 @@ impl Director {
 
     /// Describes a present real server; a raised or dropped upper threshold ends its overload
     /// (`__ip_vs_update_dest`).
-    fn renew(&self, id: EndpointId, protocol: u8, spec: &RealSpec) {
+    fn renew(&self, id: EndpointId, protocol: u8, spec: &RealSpec, hold: Hold) {
         let endpoint = self.endpoints.get(id);
         let (upper, _) = endpoint.thresholds();
         if spec.upper == 0 || spec.upper > upper {
             endpoint.load.overloaded.store(0, Relaxed);
         }
-        self.describe(id, protocol, spec, AVAILABLE);
+        let weight = if hold.weight { 0 } else { spec.weight };
+        let flags = AVAILABLE | if hold.templates { SHUNNED } else { 0 };
+        self.describe(id, protocol, &RealSpec { weight, ..*spec }, flags);
     }
 
     /// Takes a real server that is there out of the service at `at`.

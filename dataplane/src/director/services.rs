@@ -22,7 +22,7 @@ impl ServiceEntry {
             id: real.id,
             addr: real.spec.addr,
             port: real.spec.port,
-            weight: real.spec.weight,
+            weight: if real.hold.weight { 0 } else { real.spec.weight },
         };
         self.reals.iter().map(candidate).collect()
     }
@@ -232,6 +232,7 @@ impl Director {
             let load = &self.endpoints.get(real.id).load;
             RealInfo {
                 spec: real.spec,
+                hold: real.hold,
                 active: load.active.load(Relaxed),
                 inactive: load.inactive.load(Relaxed),
                 persistent: load.persistent.load(Relaxed),

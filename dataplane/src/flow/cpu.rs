@@ -47,6 +47,41 @@ pub(super) fn prefetch_write<T>(value: &T) {
     let _ = value;
 }
 
+/// Shows that this CPU has what x86-64 has had since 2013 beyond its beginnings: shifts that leave the
+/// flags alone, loads that swap octets (BMI, MOVBE).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wide(());
+
+impl Wide {
+    /// Asks the CPU.
+    pub(crate) fn detect() -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("bmi1")
+            && std::arch::is_x86_feature_detected!("bmi2")
+            && std::arch::is_x86_feature_detected!("movbe")
+        {
+            return Some(Self(()));
+        }
+        None
+    }
+
+    /// Runs `work`, all of it that is inlined compiled for such a CPU.
+    #[inline]
+    pub(crate) fn run<R>(self, work: impl FnOnce() -> R) -> R {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `Self` exists only where the CPU has all that is asked for.
+        return unsafe { wide(work) };
+        #[cfg(not(target_arch = "x86_64"))]
+        work()
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "bmi1,bmi2,movbe")]
+fn wide<R>(work: impl FnOnce() -> R) -> R {
+    work()
+}
+
 /// Shows that this CPU has AES instructions.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Aes(());

@@ -298,6 +298,12 @@ impl Entry {
         }
     }
 
+    /// The key of its packets from the client.
+    #[must_use]
+    pub fn key(&self, endpoints: &Endpoints) -> FlowKey {
+        self.keys(endpoints).0
+    }
+
     /// The keys of both directions, as [`Entry::matches`] takes them; the second unless it is
     /// one-way.
     pub(super) fn keys(&self, endpoints: &Endpoints) -> (FlowKey, Option<FlowKey>) {

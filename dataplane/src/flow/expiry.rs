@@ -139,9 +139,7 @@ impl TableWorker {
             oldest.retain(|begun| self.is_half_open(*begun));
             let excess = self.local.borrow().half_open.excess_with(oldest.len());
             let too_many = if full { wanted } else { excess.min(wanted) }.min(oldest.len());
-            for begun in oldest.drain(..too_many) {
-                given_up += usize::from(self.give_up(begun, endpoints, expiry));
-            }
+            given_up += self.give_up(oldest.drain(..too_many), endpoints, expiry);
             // Their turn comes again: the quota is kept without them.
             for begun in oldest {
                 self.local.borrow_mut().half_open.push(begun);
@@ -197,13 +195,26 @@ impl TableWorker {
             && control.has(flag::HALF_OPEN)
     }
 
-    fn give_up(&self, begun: Begun, endpoints: &Endpoints, expiry: &mut impl Expiry) -> bool {
-        let entry = self.table.entry(begun.slot);
-        let Some(last) = entry.end(begun.generation) else { return false };
-        let doomed = self.doom(self.table.flow(begun.slot, last), endpoints);
-        self.unlink(doomed);
-        self.local.borrow_mut().counters.given_up += 1;
-        expiry.expired(entry);
-        true
+    /// Ends these flows, in stages as a sweep does; how many it ended.
+    fn give_up(
+        &self,
+        oldest: impl Iterator<Item = Begun>,
+        endpoints: &Endpoints,
+        expiry: &mut impl Expiry,
+    ) -> usize {
+        let mut doomed: ArrayVec<(&Entry, Doomed), BATCH> = ArrayVec::new();
+        for begun in oldest {
+            let entry = self.table.entry(begun.slot);
+            if let Some(last) = entry.end(begun.generation) {
+                doomed.push((entry, self.doom(self.table.flow(begun.slot, last), endpoints)));
+            }
+        }
+        let ended = doomed.len();
+        self.local.borrow_mut().counters.given_up += ended as u64;
+        for (entry, doomed) in doomed {
+            self.unlink(doomed);
+            expiry.expired(entry);
+        }
+        ended
     }
 }

@@ -51,6 +51,13 @@ impl Probe {
         self.0 == 0
     }
 
+    /// Whether a word carries the tag.
+    #[inline]
+    #[must_use]
+    pub const fn is_hit(self) -> bool {
+        self.0 & Self::HIT != 0
+    }
+
     /// The word that carries the tag; only its lower half is known.
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "the lower half is the word's")]

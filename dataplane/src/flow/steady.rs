@@ -20,7 +20,7 @@ impl Steady {
         Self(&BITS[secure_tcp as usize])
     }
 
-    /// Whether a packet with these TCP flags (0 for UDP) changes nothing in the control word.
+    /// Whether a packet with these TCP flags (of no meaning for UDP) changes nothing in the control word.
     #[inline(always)]
     pub const fn holds(self, control: Control, direction: Direction, flags: u8) -> bool {
         let no_output = control.has(NO_OUTPUT) as usize;

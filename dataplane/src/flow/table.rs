@@ -40,7 +40,7 @@ pub const WORKERS_MAX: usize = 256;
 pub struct TableConfig {
     /// Flows it holds at least, 1 to [`CAPACITY_MAX`].
     pub capacity: usize,
-    /// Workers that take part, 1 to [`WORKERS_MAX`]; control counts as one if it removes flows.
+    /// Workers that take part, 1 to [`WORKERS_MAX`]. Control has a place beside them.
     pub workers: usize,
     /// Half-open flows it keeps, shared out evenly among workers; the oldest beyond are given up.
     pub half_open: usize,
@@ -161,7 +161,7 @@ impl FlowTable {
         if !(1..=WORKERS_MAX).contains(&workers) {
             return Err(TableError::Workers(workers));
         }
-        let plan = Plan::new(capacity, workers);
+        let plan = Plan::new(capacity, workers + 1);
         let hasher = FlowHasher::new(&hash_key);
         let storage = Storage::new(plan, pages, &hash_key, hasher.kind())
             .map_err(|source| TableError::Map { octets: plan.octets(), source })?;
@@ -174,7 +174,20 @@ impl FlowTable {
     ///
     /// If there is no such place or another has it.
     pub fn worker(self: &Arc<Self>, id: usize) -> Result<TableWorker, TableError> {
-        TableWorker::new(Arc::clone(self), id)
+        if id >= self.workers() {
+            return Err(TableError::NoSuchWorker(id));
+        }
+        TableWorker::new(Arc::clone(self), id, self.half_open)
+    }
+
+    /// Takes the place of control, online: to end flows, or to move some. It begins no half-open
+    /// ones.
+    ///
+    /// # Errors
+    ///
+    /// If another has it.
+    pub fn control(self: &Arc<Self>) -> Result<TableWorker, TableError> {
+        TableWorker::new(Arc::clone(self), self.workers(), 0)
     }
 
     /// Flows it holds at least.
@@ -186,7 +199,7 @@ impl FlowTable {
     /// Workers it has places for.
     #[must_use]
     pub const fn workers(&self) -> usize {
-        self.plan.workers
+        self.plan.workers - 1
     }
 
     /// The highest slot that was ever given out; slots begin with 1.
@@ -216,7 +229,7 @@ impl FlowTable {
     #[expect(clippy::cast_precision_loss, reason = "a report")]
     pub fn memory(&self) -> Memory {
         let (mapped, pages) = self.storage.mapped();
-        let octets = mapped + self.plan.workers * TableWorker::octets(self.half_open);
+        let octets = mapped + self.workers() * TableWorker::octets(self.half_open);
         Memory { octets, pages, per_flow: octets as f64 / self.plan.capacity as f64 }
     }
 
@@ -257,6 +270,12 @@ impl FlowTable {
     #[inline]
     pub fn prefetch(&self, hash: FlowHash) {
         self.index().prefetch(hash);
+    }
+
+    /// Fetches the bucket that an insert writes first.
+    #[inline]
+    pub fn prefetch_write(&self, hash: FlowHash) {
+        self.index().prefetch_write(hash);
     }
 
     /// Stage 2: looks at the bucket and fetches the entry it names, or the other bucket.

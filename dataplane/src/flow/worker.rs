@@ -109,7 +109,12 @@ pub(super) struct Local {
 }
 
 impl TableWorker {
-    pub(super) fn new(table: Arc<FlowTable>, id: usize) -> Result<Self, TableError> {
+    /// The hand that has this place, with room for so many half-open flows.
+    pub(super) fn new(
+        table: Arc<FlowTable>,
+        id: usize,
+        half_open: usize,
+    ) -> Result<Self, TableError> {
         let line = table.storage.lines().get(id).ok_or(TableError::NoSuchWorker(id))?;
         if !line.take() {
             return Err(TableError::WorkerTaken(id));
@@ -118,7 +123,7 @@ impl TableWorker {
         let local = Local {
             magazine: Magazine::new(),
             limbo: Limbo::new(table.plan.workers),
-            half_open: HalfOpen::new(table.half_open),
+            half_open: HalfOpen::new(half_open),
             claim: None,
             now: Tick(0),
             found_full: false,

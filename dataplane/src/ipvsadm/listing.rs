@@ -105,7 +105,8 @@ fn entry(service: &ServiceInfo, options: &ListOptions, names: &dyn Names) -> Str
         ServiceKey::Mark { mark, family } => {
             let ipv6 = if family == Family::V6 { " IPv6" } else { "" };
             // ipvsadm prints marks as signed numbers.
-            (format!("FWM  {}{ipv6}", mark.cast_signed()), 6)
+            // Nor does it name their ports: they have no protocol.
+            (format!("FWM  {}{ipv6}", mark.cast_signed()), 0)
         }
         ServiceKey::Address { protocol, addr, port } => {
             let name = endpoint((addr, port), protocol, names);
@@ -169,7 +170,7 @@ pub(super) fn mask(spec: &ServiceSpec) -> Option<String> {
 fn columns(real: &RealInfo, options: &ListOptions) -> String {
     let RealInfo { spec, active, inactive, persistent, .. } = real;
     let forward = method_name(spec.method);
-    let weight = spec.weight;
+    let weight = real.weight();
     match options.columns {
         Columns::Stats => counters(&real.counters, options.exact),
         Columns::Rate => {

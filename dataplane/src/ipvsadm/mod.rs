@@ -30,7 +30,9 @@ pub use listing::{list_service, list_services, list_timeouts};
 pub use names::{Names, Numeric};
 pub use options::option_words;
 pub use parse::parse;
-pub use proc::{PROC_APP, proc_conn, proc_conn_sync, proc_services, proc_stats, proc_stats_percpu};
+pub use proc::{
+    PROC_APP, PROC_NAMES, proc_conn, proc_conn_sync, proc_services, proc_stats, proc_stats_percpu,
+};
 pub use refusal::{Refusal, refusal};
 pub use rules::{Rule, RulesError, parse_rules};
 pub use save::save;

@@ -76,6 +76,10 @@ pub fn proc_conn_sync(flows: &[FlowInfo]) -> String {
     out
 }
 
+/// The names of all these files.
+pub const PROC_NAMES: [&str; 6] =
+    ["ip_vs", "ip_vs_app", "ip_vs_conn", "ip_vs_conn_sync", "ip_vs_stats", "ip_vs_stats_percpu"];
+
 /// /proc/net/ip_vs_stats: all services together.
 pub fn proc_stats(totals: &Counters, rates: &Rates) -> String {
     format!(

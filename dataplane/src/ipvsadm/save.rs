@@ -42,7 +42,7 @@ fn key(key: &ServiceKey, dialect: Dialect, names: &dyn Names) -> (String, u8) {
                 // What ipvsadm itself refuses to read again.
                 Dialect::Xvs | Dialect::Ipvsadm => mark.cast_signed().to_string(),
             };
-            (format!("-f {mark}{}", if family == Family::V6 { " -6" } else { "" }), 6)
+            (format!("-f {mark}{}", if family == Family::V6 { " -6" } else { "" }), 0)
         }
         ServiceKey::Address { protocol, addr, port } => {
             let option = match protocol {

@@ -78,6 +78,11 @@ impl Defence {
         }
     }
 
+    /// Whether packets that would open a flow are dropped now and then.
+    pub(super) const fn may_drop_packets(&self) -> bool {
+        self.drop_rate != 0
+    }
+
     /// Whether this packet, which would open a flow, is to be dropped.
     pub(super) const fn drops_packet(&mut self) -> bool {
         if self.drop_rate == 0 {

@@ -4,20 +4,25 @@
 //! the packet's, its real server is in service, the state stays as it is ([`Steady`]), the path is
 //! known and has room, a hop is left, the checksum is a finished one. Then time, counters, headers:
 //! the same steps in the same order as the long way ([`super::advance`], [`super::send`]), with the
-//! same result, octet for octet. Whatever fails a test takes the long way, which knows all cases.
+//! same result, octet for octet. The direction of the next packet cannot be guessed, so nothing
+//! branches on it. Whatever fails a test takes the long way, which knows all cases.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::{hint::select_unpredictable, sync::atomic::Ordering::Relaxed};
 
 use super::{Context, advance::method};
 use crate::{
     addr::Family,
     clock::Tick,
-    endpoint::{AVAILABLE, Endpoint, Endpoints, Method},
-    flow::{Direction, Ends, Look, Probe, Steady, flag::CONTROLLED},
+    endpoint::{AVAILABLE, Endpoint, Method},
+    flow::{
+        Control, Direction, Ends, Entry, Look, Probe, Steady,
+        flag::{CONTROLLED, NO_OUTPUT},
+        state::{self, Step},
+    },
     forward::{self, Tunnel},
     packet::Packet,
     route::Path,
-    stats::WorkerStats,
+    stats::EndpointStats,
     verdict::Verdict,
     wire::frame::{
         plain::Plain,
@@ -29,8 +34,9 @@ use crate::{
 #[derive(Clone, Copy)]
 pub(super) struct Ordinary<'a> {
     pub(super) look: Look<'a>,
-    endpoints: &'a Endpoints,
-    stats: &'a WorkerStats,
+    endpoints: &'a [Endpoint],
+    /// By endpoint.
+    stats: &'a [EndpointStats],
     steady: Steady,
     /// By direction: to the real servers by their ids, to the clients by the numbers that entries
     /// keep.
@@ -39,6 +45,7 @@ pub(super) struct Ordinary<'a> {
     generation: u16,
     now: Tick,
     pmtu_disc: bool,
+    secure_tcp: bool,
 }
 
 impl<'a> Ordinary<'a> {
@@ -47,13 +54,14 @@ impl<'a> Ordinary<'a> {
         let routes = &cx.snapshot.routes;
         Self {
             look: cx.table.look(),
-            endpoints: cx.endpoints,
-            stats: cx.stats,
+            endpoints: cx.endpoints.all(),
+            stats: cx.stats.endpoints(),
             steady: Steady::new(secure_tcp),
             paths: [&cx.snapshot.paths, routes.numbered()],
             generation: routes.generation,
             now: cx.now,
             pmtu_disc: cx.snapshot.settings.pmtu_disc,
+            secure_tcp,
         }
     }
 
@@ -67,9 +75,25 @@ impl<'a> Ordinary<'a> {
         probe: Probe,
         next_id: &mut u16,
     ) -> Option<Verdict> {
+        let flow = self.look.candidate(probe)?;
         match shape {
-            Shape::V4 => self.forward::<L4_V4, { L4_V4 + 4 }>(packet, probe, next_id),
-            Shape::V6 => self.forward::<L4_V6, { L4_V6 + 4 }>(packet, probe, next_id),
+            Shape::V4 => self.forward::<L4_V4, { L4_V4 + 4 }, false>(packet, flow, next_id),
+            Shape::V6 => self.forward::<L4_V6, { L4_V6 + 4 }, false>(packet, flow, next_id),
+            Shape::Other => None,
+        }
+    }
+
+    /// The same for the packet that a flow was just made for, whose state it has already.
+    pub(super) fn take_first(
+        &self,
+        shape: Shape,
+        packet: &mut Packet<'_>,
+        flow: (&Entry, Direction),
+        next_id: &mut u16,
+    ) -> Option<Verdict> {
+        match shape {
+            Shape::V4 => self.forward::<L4_V4, { L4_V4 + 4 }, true>(packet, flow, next_id),
+            Shape::V6 => self.forward::<L4_V6, { L4_V6 + 4 }, true>(packet, flow, next_id),
             Shape::Other => None,
         }
     }
@@ -77,66 +101,57 @@ impl<'a> Ordinary<'a> {
     /// Forwards a packet of this shape if it is an ordinary one of the flow that `probe` found; if
     /// not, nothing has changed.
     #[inline(always)]
-    fn forward<const L4: usize, const HEAD: usize>(
+    fn forward<const L4: usize, const HEAD: usize, const FIRST: bool>(
         &self,
         packet: &mut Packet<'_>,
-        probe: Probe,
+        (entry, direction): (&Entry, Direction),
         next_id: &mut u16,
     ) -> Option<Verdict> {
-        let (entry, direction) = self.look.candidate(probe)?;
+        let mut frame = Plain::<L4, HEAD>::of(packet.bytes_mut())?;
         let d = direction as usize;
         let control = entry.control();
-        let (real, real_id) = (self.endpoints.get(entry.real()), entry.real());
-        let virt = self.endpoints.get(entry.virt());
-        let (old, new) = match direction {
-            Direction::ToReal => (virt, real),
-            Direction::ToClient => (real, virt),
-        };
-        let mut frame = Plain::<L4, HEAD>::of(packet.bytes_mut())?;
+        let id = entry.real().0 as usize;
+        let (real, virt) = (self.endpoints.get(id)?, self.endpoints.get(entry.virt().0 as usize)?);
+        let is_reply = direction == Direction::ToClient;
+        let (old, new) = select_unpredictable(is_reply, (real, virt), (virt, real));
         let ((client, client_port), (other, other_port)) = (frame.end(d), frame.end(1 - d));
         let ends = Ends { client, client_port, other, other_port, protocol: frame.protocol() };
-        let octets = frame.octets();
-        let (client_path, generation) = entry.client_path();
-        let numbers = [real_id.0, u32::from(client_path)];
-        let path = self.paths[d].get(numbers[d] as usize)?;
-        // Only what goes back to a client depends on it; and no branch on the direction.
-        let outdated = u32::from(generation ^ self.generation) * direction as u32;
-        let room = match real.learned_mtu.load(Relaxed) {
-            0 => path.room().into(),
-            learned => learned.min(path.room().into()),
-        };
-        let method = method(control);
-        let overhead = match method {
-            Method::Nat | Method::Dr => 0,
-            Method::Ipip => forward::overhead(method, real.addr().family(), 0),
-            _ => return None,
-        };
-        let checksum = frame.finished_checksum()?;
         if !entry.is_of(&ends, old, control)
-            || !self.steady.holds(control, direction, frame.flags())
+            || !(self.steady.holds(control, direction, frame.flags())
+                || FIRST && self.is_first(entry, control, frame.flags()))
             || real.flags() & AVAILABLE == 0
-            || u32::from(octets) + u32::from(overhead) > room
             || frame.ttl() <= 1
-            || outdated != 0
         {
             return None;
         }
+        let path = self.path(entry, is_reply, id)?;
+        let (method, octets) = (method(control), frame.octets());
+        if !has_room(method, octets, real, path) {
+            return None;
+        }
+        let checksum = frame.finished_checksum()?;
         if method == Method::Nat {
             let (before, after) = (old.brief(), new.brief());
-            // An end that takes every port leaves the port as it is; then so does the other.
-            if (before.port() == 0) != (after.port() == 0) {
-                return None;
-            }
-            let port = if after.port() == 0 { other_port } else { after.port() };
-            let sums = (before.sum(), after.sum());
-            frame.translate(1 - d, (new.addr(), port), checksum, sums);
+            let port = match (before.port(), after.port()) {
+                // An end that takes every port leaves the port as it is; then so does the other.
+                (0, 0) => other_port,
+                (0, _) | (_, 0) => return None,
+                (_, port) => port,
+            };
+            let change = before.change_to(after);
+            frame.translate(1 - d, (new.addr(), port), checksum, change);
         } else {
             frame.hop();
         }
-        entry.touch(self.now);
-        let counted = if d == 1 && control.has(CONTROLLED) { 0 } else { octets };
-        entry.count(direction, counted.into());
-        self.stats.endpoint(real_id).count(direction, octets.into());
+        if entry.seen() != self.now {
+            entry.touch(self.now);
+        }
+        // Where the flow hangs on a template, that stands in place of the octets to the client.
+        let is_slot = control.has(CONTROLLED) && cold(is_reply);
+        entry.count(direction, if is_slot { 0 } else { octets.into() });
+        if let Some(stats) = self.stats.get(id) {
+            stats.count(direction, octets.into());
+        }
         if method == Method::Ipip {
             packet.truncate(L3 + usize::from(octets));
             return Some(self.encapsulate::<L4>(packet, real, path, next_id));
@@ -144,6 +159,34 @@ impl<'a> Ordinary<'a> {
         frame.set_link(path.link());
         packet.truncate(L3 + usize::from(octets));
         Some(Verdict::Tx(path.device))
+    }
+
+    /// Whether this packet is the first one of its flow, whose state it would leave as it is.
+    fn is_first(&self, entry: &Entry, control: Control, flags: u8) -> bool {
+        let next = state::transition(Step {
+            protocol: entry.protocol(),
+            direction: Direction::ToReal,
+            state: control.state(),
+            flags,
+            no_output: control.has(NO_OUTPUT),
+            secure_tcp: self.secure_tcp,
+        });
+        (next.state, next.class) == (control.state(), control.class())
+            && entry.packets(Direction::ToReal) == 0
+    }
+
+    /// The way to the real server `id`, or back to the client if the entry still knows it.
+    #[inline(always)]
+    fn path(&self, entry: &Entry, is_reply: bool, id: usize) -> Option<&'a Path> {
+        let (number, generation) = entry.client_path();
+        let [to_real, to_client] = self.paths;
+        let paths = select_unpredictable(is_reply, to_client, to_real);
+        let at = select_unpredictable(is_reply, usize::from(number), id);
+        let generation = select_unpredictable(is_reply, generation, self.generation);
+        if generation != self.generation {
+            return None;
+        }
+        paths.get(at)
     }
 
     /// Puts the packet behind an outer header.
@@ -163,4 +206,29 @@ impl<'a> Ordinary<'a> {
             Err(reason) => Verdict::Drop(reason),
         }
     }
+}
+
+/// Whether a packet of so many octets can leave at once by this method.
+#[inline(always)]
+fn has_room(method: Method, octets: u16, real: &Endpoint, path: &Path) -> bool {
+    let mut octets = u32::from(octets);
+    if method != Method::Nat {
+        match method {
+            Method::Dr => {}
+            Method::Ipip => {
+                octets += u32::from(forward::overhead(method, real.addr().family(), 0));
+            }
+            // The long way knows them.
+            _ => return false,
+        }
+    }
+    let learned = real.learned_mtu.load(Relaxed);
+    octets <= u32::from(path.room()) && (learned == 0 || cold(octets <= learned))
+}
+
+/// Tells the compiler that this is hardly ever asked.
+#[cold]
+#[inline(never)]
+const fn cold(answer: bool) -> bool {
+    answer
 }

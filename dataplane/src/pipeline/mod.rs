@@ -9,10 +9,12 @@
 //! No step allocates, locks, calls the system or reads a clock. Every packet ends in one verdict.
 
 mod advance;
+mod ahead;
 mod answer;
 mod call;
 mod defence;
 mod established;
+pub mod evict;
 mod gather;
 mod housekeep;
 mod icmp;
@@ -32,7 +34,7 @@ use crate::{
     addr::Addr,
     clock::Tick,
     endpoint::Endpoints,
-    flow::{Direction, FlowHash, FlowRef, FlowTable, Look, Probe, TableWorker},
+    flow::{Direction, FlowHash, FlowRef, FlowTable, Look, Probe, TableWorker, Wide},
     fragment::Fragments,
     outbox::Outbox,
     packet::Packet,
@@ -47,7 +49,7 @@ use crate::{
     },
 };
 
-use self::{answer::Limiter, defence::Defence, established::Ordinary, park::Parked};
+use self::{ahead::Picked, answer::Limiter, defence::Defence, established::Ordinary, park::Parked};
 
 /// Packets that go through the stages together. Measured: 16, 32 and 64 lie within 3 ns.
 const GROUP: usize = 32;
@@ -98,13 +100,15 @@ pub struct Pipeline {
     scratch: Box<[u8]>,
     /// Identification of the next IPv4 packet of our own.
     next_id: u16,
+    /// What this CPU can do.
+    wide: Option<Wide>,
+    /// The real server that was picked ahead for the packet at hand, and bound; see [`ahead`].
+    picked: Option<Picked>,
 }
 
 /// One packet between the stages.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Staged {
-    /// Its place in the group.
-    at: usize,
     /// What it looks like.
     shape: Shape,
     /// The hash of its key; of no meaning unless it is [`Kind::Flow`].
@@ -136,6 +140,8 @@ impl Pipeline {
             defence: Defence::default(),
             scratch: vec![0; 1 << 16].into_boxed_slice(),
             next_id: u16::from(id),
+            wide: Wide::detect(),
+            picked: None,
         }
     }
 
@@ -169,6 +175,7 @@ impl Pipeline {
     }
 
     /// Decides about a burst: sets every packet's verdict and rewrites what is sent on.
+    #[inline(never)]
     pub fn process(&mut self, burst: &mut [Packet<'_>], now: Tick) {
         self.with(now, |pipeline, cx| {
             if burst.first().is_some_and(|packet| packet.device == DeviceId::HOST) {
@@ -183,8 +190,9 @@ impl Pipeline {
                 burst.iter_mut().for_each(|packet| packet.verdict = Verdict::Host);
                 return;
             }
-            for group in burst.chunks_mut(GROUP) {
-                pipeline.group(cx, group);
+            match pipeline.wide {
+                Some(wide) => wide.run(|| pipeline.groups(cx, burst)),
+                None => pipeline.groups(cx, burst),
             }
         });
         self.table.quiesce();
@@ -199,28 +207,49 @@ impl Pipeline {
         self.shared = Some(shared);
     }
 
+    /// The burst, group after group.
+    #[inline(always)]
+    fn groups(&mut self, cx: &Context<'_>, burst: &mut [Packet<'_>]) {
+        for group in burst.chunks_mut(GROUP) {
+            self.group(cx, group);
+        }
+    }
+
     /// The three stages.
+    #[inline(always)]
     fn group(&mut self, cx: &Context<'_>, group: &mut [Packet<'_>]) {
         let ordinary = Ordinary::new(cx, self.defence.secure_tcp());
-        let mut staged = ArrayVec::<Staged, GROUP>::new();
-        for (at, packet) in group.iter_mut().enumerate() {
-            if let Some((shape, hash)) = hash(&ordinary.look, packet) {
-                ordinary.look.prefetch(hash);
-                staged.push(Staged { at, shape, hash, probe: Probe::default() });
+        let mut staged = [Staged::default(); GROUP];
+        for (packet, staged) in group.iter_mut().zip(&mut staged) {
+            (staged.shape, staged.hash) = hash(&ordinary.look, packet);
+            ordinary.look.prefetch(staged.hash);
+        }
+        let (mut elsewhere, mut missed) = (false, false);
+        for (_, staged) in group.iter().zip(&mut staged) {
+            staged.probe = ordinary.look.probe(staged.hash);
+            if !staged.probe.is_hit() {
+                elsewhere |= staged.probe.needs_alternate();
+                missed |= staged.probe.is_miss();
             }
         }
-        for packet in &mut staged {
-            packet.probe = ordinary.look.probe(packet.hash);
-        }
-        for packet in &mut staged {
-            if packet.probe.needs_alternate() {
-                packet.probe = ordinary.look.probe_again(packet.hash);
+        if elsewhere {
+            for (_, staged) in group.iter().zip(&mut staged) {
+                if staged.probe.needs_alternate() {
+                    staged.probe = ordinary.look.probe_again(staged.hash);
+                }
             }
         }
-        for &Staged { at, shape, hash, probe } in &staged {
-            let packet = &mut group[at];
-            let verdict = ordinary.take(shape, packet, probe, &mut self.next_id);
-            packet.verdict = verdict.unwrap_or_else(|| self.long_way(cx, packet, (hash, probe)));
+        let ahead = if missed { self.look_ahead(cx, group, &staged) } else { ArrayVec::new() };
+        let mut ahead = ahead.iter().peekable();
+        for (at, (packet, staged)) in group.iter_mut().zip(&staged).enumerate() {
+            let &Staged { shape, hash, probe } = staged;
+            match ordinary.take(shape, packet, probe, &mut self.next_id) {
+                Some(verdict) => packet.verdict = verdict,
+                None => match ahead.next_if(|ahead| ahead.at == at) {
+                    Some(ahead) => self.make_ahead(cx, (&ordinary, shape), packet, ahead),
+                    None => self.long_way(cx, packet, (hash, probe)),
+                },
+            }
         }
     }
 
@@ -231,10 +260,13 @@ impl Pipeline {
         cx: &Context<'_>,
         packet: &mut Packet<'_>,
         (hash, probe): (FlowHash, Probe),
-    ) -> Verdict {
+    ) {
         let parsed = match frame::parse(packet.bytes()) {
             Ok(parsed) => parsed,
-            Err(reason) => return Verdict::Drop(reason),
+            Err(reason) => {
+                packet.verdict = Verdict::Drop(reason);
+                return;
+            }
         };
         let outcome = match parsed.kind {
             Kind::Flow => {
@@ -247,7 +279,7 @@ impl Pipeline {
             }
             Kind::NotIp => Ok(Verdict::Host),
         };
-        outcome.unwrap_or_else(Verdict::Drop)
+        packet.verdict = outcome.unwrap_or_else(Verdict::Drop);
     }
 
     /// The straight line of a TCP, UDP or SCTP packet.
@@ -284,35 +316,31 @@ impl Pipeline {
     }
 }
 
-/// What a packet looks like and the hash of its key. One that is to be dropped has got its verdict.
+/// What a packet looks like and the hash of its key.
 #[inline(always)]
-fn hash(look: &Look<'_>, packet: &mut Packet<'_>) -> Option<(Shape, FlowHash)> {
-    let shape = Shape::of(packet.bytes());
-    let hash = match shape {
+fn hash(look: &Look<'_>, packet: &mut Packet<'_>) -> (Shape, FlowHash) {
+    let frame = packet.bytes_mut();
+    match Shape::of(frame) {
         Shape::V4 => {
-            let frame = PlainV4::of(packet.bytes_mut())?;
-            look.hash_v4(frame.addresses_v4(), frame.tail())
+            if let Some(frame) = PlainV4::of(frame) {
+                return (Shape::V4, look.hash_v4(frame.addresses_v4(), frame.tail()));
+            }
         }
         Shape::V6 => {
-            let frame = PlainV6::of(packet.bytes_mut())?;
-            look.hash_v6(frame.addresses_v6(), frame.tail())
+            if let Some(frame) = PlainV6::of(frame) {
+                return (Shape::V6, look.hash_v6(frame.addresses_v6(), frame.tail()));
+            }
         }
-        Shape::Other => return hash_other(look, packet),
-    };
-    Some((shape, hash))
+        Shape::Other => {}
+    }
+    (Shape::Other, hash_other(look, frame))
 }
 
-/// The same for a frame of no hot shape.
+/// The hash of a frame of no hot shape; of no meaning if it is no packet of a flow.
 #[cold]
 #[inline(never)]
-fn hash_other(look: &Look<'_>, packet: &mut Packet<'_>) -> Option<(Shape, FlowHash)> {
-    match frame::parse(packet.bytes()) {
-        Ok(parsed) => Some((Shape::Other, look.hash(&parsed.key))),
-        Err(reason) => {
-            packet.verdict = Verdict::Drop(reason);
-            None
-        }
-    }
+fn hash_other(look: &Look<'_>, frame: &[u8]) -> FlowHash {
+    frame::parse(frame).map(|parsed| look.hash(&parsed.key)).unwrap_or_default()
 }
 
 /// A packet as it was met: what it is, and what it was put together from.

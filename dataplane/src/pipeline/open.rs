@@ -35,7 +35,7 @@ pub(super) const NO_TEMPLATE: FlowId = FlowId { slot: 0, generation: 0 };
 const FTP_DATA: u16 = 20;
 
 /// What became of a packet that asked for a real server.
-enum Scheduled {
+pub(super) enum Scheduled {
     /// It has a flow: a new one, or another worker's that was faster.
     Flow(FlowId, Direction),
     /// It goes to this real server and leaves no flow (`-o`).
@@ -48,6 +48,9 @@ enum Scheduled {
     /// There is no real server to be had.
     Nowhere,
 }
+
+/// State, time-out class and load of a flow that has had no packet yet.
+const FRESH: (u8, u8, Bound) = (0, timeout::FRESH, Bound::Inactive);
 
 /// The port that stands for the port 0 of a service that takes every port.
 fn any_port(cx: &Context<'_>, parsed: &Parsed, virt: EndpointId) -> u16 {
@@ -78,6 +81,13 @@ fn destination(
     cx.endpoints.destination(addr, port, hash).ok_or(DropReason::DestinationsFull)
 }
 
+/// Whether a packet that no flow knows may open one.
+pub(super) fn may_open(cx: &Context<'_>, parsed: &Parsed) -> bool {
+    let settings = &cx.snapshot.settings;
+    let sloppy = Sloppy { tcp: settings.sloppy_tcp, sctp: settings.sloppy_sctp };
+    parsed.key.source_port != FTP_DATA && state::opens(parsed.key.protocol, parsed.flags, sloppy)
+}
+
 impl Pipeline {
     /// A packet that no flow knows.
     #[cold]
@@ -101,16 +111,26 @@ impl Pipeline {
         parsed: Met<'_>,
         service: &Service,
     ) -> Outcome {
-        let settings = &cx.snapshot.settings;
-        let sloppy = Sloppy { tcp: settings.sloppy_tcp, sctp: settings.sloppy_sctp };
-        let protocol = parsed.key.protocol;
-        if parsed.short && protocol != protocol::UDP {
+        if parsed.short && parsed.key.protocol != protocol::UDP {
             return Err(DropReason::ShortTransport);
         }
-        if parsed.key.source_port == FTP_DATA || !state::opens(protocol, parsed.flags, sloppy) {
+        if !may_open(cx, &parsed) {
             return self.stray(cx, packet, &parsed);
         }
-        match self.schedule(cx, &parsed, service, call::message(service, packet, &parsed))? {
+        let message = call::message(service, packet, &parsed);
+        let scheduled = self.schedule(cx, &parsed, service, message)?;
+        self.send_first(cx, packet, parsed, scheduled)
+    }
+
+    /// Goes on with a packet that asked for a real server.
+    pub(super) fn send_first(
+        &mut self,
+        cx: &Context<'_>,
+        packet: &mut Packet<'_>,
+        parsed: Met<'_>,
+        scheduled: Scheduled,
+    ) -> Outcome {
+        match scheduled {
             Scheduled::Flow(id, direction) => {
                 let flow = cx.table.get(id).ok_or(DropReason::TableFull)?;
                 match direction {
@@ -174,7 +194,7 @@ impl Pipeline {
 
     /// Finds a real server for a packet to a service and makes the flow. `message` is what the
     /// service's engine looks at.
-    fn schedule(
+    pub(super) fn schedule(
         &mut self,
         cx: &Context<'_>,
         parsed: &Parsed,
@@ -189,7 +209,11 @@ impl Pipeline {
                 self.place_call(cx, (parsed, message), (service, persistence))?
             }
             (Some(persistence), None) => self.place(cx, parsed, (service, persistence))?,
-            (None, _) => self.pick(cx, parsed, service).map(|real| (real, NO_TEMPLATE)),
+            (None, _) => {
+                let picked = self.picked.as_ref().map(|picked| picked.real);
+                let real = picked.or_else(|| self.pick(cx, parsed, service));
+                real.map(|real| (real, NO_TEMPLATE))
+            }
         };
         let Some((real, template)) = placed else { return Ok(Scheduled::Nowhere) };
         if service.one_packet && parsed.key.protocol == protocol::UDP {
@@ -225,8 +249,8 @@ impl Pipeline {
         service.reals.get(at).map(|real| real.id)
     }
 
-    /// Makes a flow: bound to its real server, inactive, without a state. Another worker may have
-    /// been faster: then it is that one's flow.
+    /// Makes a flow: bound to its real server, inactive, without a state, unless it was picked ahead.
+    /// Another worker may have been faster: then it is that one's flow.
     pub(super) fn create(
         &mut self,
         cx: &Context<'_>,
@@ -237,21 +261,26 @@ impl Pipeline {
         let virt = destination(cx, parsed, service, real)?;
         let method = cx.endpoints.get(real).method();
         let one_way = if method.translates() { 0 } else { ONE_WAY | NO_OUTPUT };
-        let half_open = if state::is_half_open(parsed.key.protocol, 0) { HALF_OPEN } else { 0 };
         let controlled = if template == NO_TEMPLATE { 0 } else { CONTROLLED };
+        // Bound before it is visible: the load is never less than what flows name.
+        let picked = self.picked.take();
+        if picked.is_none() {
+            cx.endpoints.get(real).bind(Bound::Inactive);
+        }
+        let (state, class, bound) = picked.map_or(FRESH, |picked| picked.state());
+        let half_open = if state::is_half_open(parsed.key.protocol, state) { HALF_OPEN } else { 0 };
+        let inactive = if bound == Bound::Active { 0 } else { INACTIVE };
         let new = NewFlow {
             key: parsed.key,
             virt,
             real,
-            state: 0,
-            class: timeout::FRESH,
-            flags: INACTIVE | one_way | half_open | controlled | method_flags(method),
-            timeout: cx.snapshot.timeouts.ticks(timeout::FRESH),
+            state,
+            class,
+            flags: inactive | one_way | half_open | controlled | method_flags(method),
+            timeout: cx.snapshot.timeouts.ticks(class),
             local: None,
             any_port: any_port(cx, parsed, virt),
         };
-        // Bound before it is visible: the load is never less than what flows name.
-        cx.endpoints.get(real).bind(Bound::Inactive);
         match self.table.insert(&new, cx.endpoints, cx.now) {
             Ok(Inserted::New(flow)) => {
                 cx.stats.work.flows_created.add(1);
@@ -266,12 +295,12 @@ impl Pipeline {
                 Ok((flow.id(), Direction::ToReal))
             }
             Ok(Inserted::Existing(flow, direction)) => {
-                cx.endpoints.get(real).unbind(Bound::Inactive);
+                cx.endpoints.get(real).unbind(bound);
                 cx.endpoints.release(virt);
                 Ok((flow.id(), direction))
             }
             Err(error) => {
-                cx.endpoints.get(real).unbind(Bound::Inactive);
+                cx.endpoints.get(real).unbind(bound);
                 cx.endpoints.release(virt);
                 Err(match error {
                     InsertError::Full | InsertError::NoRoom => DropReason::TableFull,

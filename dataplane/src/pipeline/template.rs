@@ -14,7 +14,7 @@ use super::{Context, Pipeline, advance::method_flags};
 use crate::{
     addr::Addr,
     clock::Tick,
-    endpoint::{AVAILABLE, Bound, EndpointId},
+    endpoint::{AVAILABLE, Bound, EndpointId, SHUNNED},
     flow::{
         Entry, FlowId, FlowKey, FlowRef, Inserted, NewFlow,
         flag::{INACTIVE, TEMPLATE},
@@ -97,7 +97,7 @@ pub(super) fn masked(client: Addr, mask: u128) -> Addr {
 pub(super) fn is_good(cx: &Context<'_>, template: &Entry) -> bool {
     let real = cx.endpoints.get(template.real());
     let quiescent = real.weight() == 0 && cx.snapshot.settings.expire_quiescent_template;
-    real.flags() & AVAILABLE != 0 && !quiescent
+    real.flags() & (AVAILABLE | SHUNNED) == AVAILABLE && !quiescent
 }
 
 /// The template that a flow hangs on, if it is still there.

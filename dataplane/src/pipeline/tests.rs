@@ -153,7 +153,7 @@ impl Side {
                 if probe.needs_alternate() {
                     probe = cx.table.probe_again(hash);
                 }
-                packet.verdict = pipeline.long_way(cx, packet, (hash, probe));
+                pipeline.long_way(cx, packet, (hash, probe));
             });
             self.pipeline.table.quiesce();
         } else {
@@ -342,7 +342,7 @@ fn data_of_an_established_flow_takes_the_ordinary_way() {
                     Packet::new(&mut memory, HEADROOM, HEADROOM + frame.len(), DeviceId(0));
                 it.pipeline.with(Tick(101), |pipeline, cx| {
                     let ordinary = Ordinary::new(cx, false);
-                    let (shape, hash) = hash(&ordinary.look, &mut packet).unwrap();
+                    let (shape, hash) = hash(&ordinary.look, &mut packet);
                     let probe = ordinary.look.probe(hash);
                     let verdict = ordinary.take(shape, &mut packet, probe, &mut pipeline.next_id);
                     assert!(matches!(verdict, Some(Verdict::Tx(_))), "{v6} {service} {made:?}");

@@ -138,10 +138,11 @@ pub const fn apply(checksum: u16, delta: u16) -> u16 {
     !fold(!checksum as u64 + delta as u64)
 }
 
-/// A checksum after fields that summed up to `old` became such that sum up to `new`.
+/// A checksum after a change of sums by `delta`, which need not be folded; both in the same order
+/// of octets.
 #[inline]
-pub const fn replace(checksum: u16, old: u64, new: u64) -> u16 {
-    !fold(!checksum as u64 + 0xffff_ffff_ffff - old + new)
+pub const fn change(checksum: u16, delta: u64) -> u16 {
+    !fold(!checksum as u64 + delta)
 }
 
 /// A UDP checksum after a change: 0, "none", stays 0, and no other becomes 0 (RFC 768).
@@ -172,7 +173,18 @@ pub const fn is_unfinished(checksum: u16, pseudo: Sum) -> bool {
 /// 16 or 32 bits; all of it, the checksum too, may be in either order of octets.
 #[inline]
 pub const fn is_finished(checksum: u16, pseudo: u64) -> bool {
-    !(pseudo + !checksum as u64).is_multiple_of(0xffff)
+    !is_multiple(pseudo + !checksum as u64)
+}
+
+/// Whether a plain sum is a multiple of 0xffff, as that of an intact message is.
+///
+/// Multiplied by the inverse of 0xffff modulo 2^64 the multiples, and no others, become what they are
+/// multiples by (Granlund, Montgomery, "Division by invariant integers", 1994, section 9).
+#[inline]
+pub(crate) const fn is_multiple(sum: u64) -> bool {
+    const INVERSE: u64 = 0xfffe_fffe_fffe_ffff;
+    const { assert!(INVERSE.wrapping_mul(0xffff) == 1) };
+    sum.wrapping_mul(INVERSE) <= u64::MAX / 0xffff
 }
 
 #[cfg(test)]

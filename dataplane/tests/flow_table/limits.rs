@@ -128,7 +128,7 @@ fn no_half_open_flow_is_given_up_while_most_are_answered() {
 #[test]
 fn a_table_full_of_half_open_flows_makes_room_for_others() {
     let endpoints = endpoints();
-    let (_, mut worker) = table(500, 5000);
+    let (_, mut worker) = table(2000, 5000);
     let now = Tick::from_secs(5);
     let mut flood = (0..).map(|client| {
         let mut new = new_flow(&endpoints, client, 0);

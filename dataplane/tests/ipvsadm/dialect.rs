@@ -52,6 +52,15 @@ fn ipvsadm_forgets_thresholds_and_writes_large_marks_as_negative_numbers() {
 }
 
 #[test]
+fn ports_of_a_marks_real_servers_have_no_names() {
+    let mut model = Model::new();
+    run("printf -- '-A -f 7\\n-a -f 7 -r 10.2.0.11:80 -m\\n' | ipvsadm -R", &mut model);
+    let listed = run("ipvsadm -L -f 7", &mut model).out;
+    assert!(listed.contains("  -> 10.2.0.11:80  "), "{listed}");
+    assert!(run("ipvsadm -S", &mut model).out.contains("-a -f 7 -r 10.2.0.11:80 -m"));
+}
+
+#[test]
 fn a_refused_rule_shows_in_the_exit_status_of_a_restore() {
     let restore = |dialect: Dialect, text: &str| {
         let mut model = Model::new();

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use xvs_dataplane::{
     director::spec::{
-        Counters, DirectorError, FlowInfo, Rates, RealInfo, RealSpec, ServiceInfo, ServiceKey,
-        ServiceSpec, TimeoutSpec,
+        Counters, DirectorError, FlowInfo, Hold, Rates, RealInfo, RealSpec, ServiceInfo,
+        ServiceKey, ServiceSpec, TimeoutSpec,
     },
     ipvsadm::{Backend, Command, Failure},
 };
@@ -69,6 +69,7 @@ fn check_service(spec: &ServiceSpec) -> Result<(), DirectorError> {
 fn info(spec: RealSpec) -> RealInfo {
     RealInfo {
         spec,
+        hold: Hold::default(),
         active: 0,
         inactive: 0,
         persistent: 0,

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use xvs_dataplane::{
     addr::{Addr, Family},
     director::spec::{
-        Counters, Rates, RealInfo, RealSpec, ServiceInfo, ServiceKey, ServiceSpec, TunnelSpec,
+        Counters, Hold, Rates, RealInfo, RealSpec, ServiceInfo, ServiceKey, ServiceSpec, TunnelSpec,
     },
     endpoint::Method,
     ipvsadm::{Backend as _, Dialect, Numeric, option_words, parse, parse_rules, save},
@@ -95,6 +95,7 @@ fn info() -> impl Strategy<Value = ServiceInfo> {
     spec().prop_flat_map(|spec| {
         let real = real(spec.key).prop_map(|spec| RealInfo {
             spec,
+            hold: Hold::default(),
             active: 0,
             inactive: 0,
             persistent: 0,

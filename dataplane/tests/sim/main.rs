@@ -8,6 +8,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 #![expect(clippy::print_stderr, reason = "a failure says how to repeat it")]
 
+mod churn;
 mod host;
 mod world;
 
@@ -67,20 +68,27 @@ fn finish(world: &mut World, mut running: Vec<Running>) -> Vec<u8> {
     let mut served = Vec::new();
     for _ in 0..PATIENCE {
         world.step();
-        running.retain_mut(|Running { host, client }| {
-            let stack = &mut world.clients[*host];
-            if !stack.step(client) {
-                return true;
-            }
-            served.push(client.served_by());
-            stack.close(client);
-            false
-        });
+        served.extend(reap(world, &mut running));
         if running.is_empty() {
             return served;
         }
     }
     panic!("{} connections hang", running.len());
+}
+
+/// Moves connections along and lets go of those that are over; returns which server had each.
+fn reap(world: &mut World, running: &mut Vec<Running>) -> Vec<u8> {
+    let mut served = Vec::new();
+    running.retain_mut(|Running { host, client }| {
+        let stack = &mut world.clients[*host];
+        if !stack.step(client) {
+            return true;
+        }
+        served.push(client.served_by());
+        stack.close(client);
+        false
+    });
+    served
 }
 
 /// What must hold after every scenario.

@@ -6,7 +6,7 @@
 //! that stands for the box's kernel. Time moves in steps of a millisecond; the same seed gives the
 //! same run.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use smoltcp::time::Instant;
 use xvs_dataplane::{
@@ -125,6 +125,8 @@ pub(crate) struct World {
     pub(crate) flows: Arc<FlowTable>,
     /// By link.
     faults: [Faults; 2],
+    /// Which real server the box sent each client's connection to.
+    served: BTreeMap<(IpAddr, u16), Served>,
     millis: i64,
 }
 
@@ -181,6 +183,7 @@ impl World {
             retired,
             stats,
             flows,
+            served: BTreeMap::new(),
             faults: [0, 1].map(|link| Faults::new(setup.seed * 2 + link, setup.faults)),
             millis: 0,
             setup,
@@ -322,6 +325,9 @@ impl World {
                 let device = DeviceId(u8::try_from(link).unwrap());
                 let mut out = Vec::new();
                 while let Some(frame) = self.workers[number].io_mut().take(device) {
+                    if link == 1 {
+                        observe(&mut self.served, &frame);
+                    }
                     self.faults[link].pass(frame, |frame| out.push(frame));
                 }
                 for frame in out {
@@ -357,6 +363,43 @@ impl World {
             }
         }
     }
+}
+
+/// Where a connection's segments went.
+#[derive(Clone, Copy, Debug)]
+struct Served {
+    /// The link address.
+    real: [u8; 6],
+    /// Whether its client had said that it is done.
+    over: bool,
+}
+
+/// Notes where a segment of a client goes.
+///
+/// # Panics
+///
+/// If it is another real server than before: only a new SYN after the client's FIN may go there, as
+/// IPVS has it (`conn_reuse_mode`).
+fn observe(served: &mut BTreeMap<(IpAddr, u16), Served>, frame: &[u8]) {
+    let (source, tcp) = match frame.get(12..14) {
+        Some([0x08, 0x00]) if frame[23] == 6 => (frame[26..30].to_vec(), &frame[34..]),
+        Some([0x86, 0xdd]) if frame[20] == 6 => (frame[22..38].to_vec(), &frame[54..]),
+        _ => return,
+    };
+    let client = match <[u8; 4]>::try_from(source.as_slice()) {
+        Ok(v4) => IpAddr::from(v4),
+        Err(_) => IpAddr::from(<[u8; 16]>::try_from(source.as_slice()).unwrap()),
+    };
+    let (port, flags) = (u16::from_be_bytes([tcp[0], tcp[1]]), tcp[13]);
+    let real = *frame.first_chunk::<6>().unwrap();
+    let (fin, syn) = (flags & 1 != 0, flags & 2 != 0);
+    let known = served.entry((client, port)).or_insert(Served { real, over: false });
+    assert!(
+        known.real == real || known.over && syn,
+        "{client}:{port} went to {:?} and goes to {real:?} (flags {flags:#x})",
+        known.real
+    );
+    *known = Served { real, over: known.over && !syn || fin };
 }
 
 /// The worker that a NIC's hash over addresses and ports would choose.

@@ -34,8 +34,15 @@ const UDP_CHECKSUM_AT: usize = 2;
 /// How much farther TCP's is.
 const TCP_FARTHER: usize = 10;
 
-/// One hop less, in the word that holds time to live and protocol: as a summand.
-const HOP: u64 = 0x0100;
+/// One hop less in the word that holds time to live and protocol, as octets lie.
+const HOP_LESS: u16 = !0x0100u16.to_be();
+
+/// A checksum that came out as 0: UDP keeps that for "none" (RFC 768).
+#[cold]
+#[inline(never)]
+const fn zero(protocol: u8) -> u16 {
+    if protocol == protocol::UDP { 0xffff } else { 0 }
+}
 
 impl<'a, const L4: usize, const HEAD: usize> Plain<'a, L4, HEAD> {
     /// Whether this is IPv6.
@@ -106,11 +113,10 @@ impl<'a, const L4: usize, const HEAD: usize> Plain<'a, L4, HEAD> {
         if Self::V6 { 40 + u16_at(self.head, L3 + 4) } else { u16_at(self.head, L3 + 2) }
     }
 
-    /// TCP's flags, 0 for UDP.
+    /// TCP's flags; of UDP whatever lies there.
     #[inline(always)]
     pub fn flags(&self) -> u8 {
-        let flags = self.rest.get(FLAGS_AT).copied().unwrap_or(0);
-        if self.protocol() == protocol::TCP { flags } else { 0 }
+        self.rest.get(FLAGS_AT).copied().unwrap_or(0)
     }
 
     #[inline(always)]
@@ -124,16 +130,21 @@ impl<'a, const L4: usize, const HEAD: usize> Plain<'a, L4, HEAD> {
         self.rest.get_mut(at..at + 2)?.first_chunk_mut()
     }
 
-    /// The transport checksum, unless its sender left it to be finished or did without one.
+    /// The transport checksum as its octets lie, unless its sender left it to be finished or did
+    /// without one.
     #[inline(always)]
     pub fn finished_checksum(&mut self) -> Option<u16> {
         let checksum = u16::from_ne_bytes(*self.checksum_field()?);
-        let length = (self.octets() - if Self::V6 { 40 } else { 20 }).to_be();
+        // As the octets lie. IPv4 counts its header in, which is taken off again.
+        let length = if Self::V6 {
+            u64::from(u16_at(self.head, L3 + 4).to_be())
+        } else {
+            u64::from(u16_at(self.head, L3 + 2).to_be()) + u64::from(!20u16.to_be())
+        };
         let protocol = u16::from(self.protocol()).to_be();
         let addresses = (0..Self::ADDR / 2).map(|i| word_at(self.head, Self::SOURCE + 4 * i));
-        let pseudo = addresses.sum::<u64>() + u64::from(length) + u64::from(protocol);
-        let done = checksum != 0 && checksum::is_finished(checksum, pseudo);
-        done.then_some(u16::from_be(checksum))
+        let pseudo = addresses.sum::<u64>() + length + u64::from(protocol);
+        (checksum != 0 && checksum::is_finished(checksum, pseudo)).then_some(checksum)
     }
 
     /// Takes one hop off and nothing else.
@@ -141,39 +152,39 @@ impl<'a, const L4: usize, const HEAD: usize> Plain<'a, L4, HEAD> {
     pub fn hop(&mut self) {
         self.head[Self::TTL] -= 1;
         if !Self::V6 {
-            let old = u16_at(self.head, Self::IP_CHECKSUM);
-            put(self.head, Self::IP_CHECKSUM, checksum::replace(old, HOP, 0).to_be_bytes());
+            self.change_header(u64::from(HOP_LESS));
         }
     }
 
-    /// Takes one hop off and gives one end (0: source, 1: destination) another address and port.
-    /// `checksum` is the transport's, finished; `sums` are those of the end before and after.
+    /// Lets IPv4's header checksum follow a change of sums.
     #[inline(always)]
-    pub fn translate(
-        &mut self,
-        end: usize,
-        (addr, port): (Addr, u16),
-        checksum: u16,
-        sums: (u16, u16),
-    ) {
+    fn change_header(&mut self, delta: u64) {
+        let old = u16_at(self.head, Self::IP_CHECKSUM).to_be();
+        put(self.head, Self::IP_CHECKSUM, checksum::change(old, delta).to_ne_bytes());
+    }
+
+    /// Takes one hop off and gives one end (0: source, 1: destination) another address and port.
+    /// `checksum` is the transport's, finished; `change` is by how much sums change with address and
+    /// port. Both as octets lie.
+    #[inline(always)]
+    pub fn translate(&mut self, end: usize, (addr, port): (Addr, u16), checksum: u16, change: u32) {
         let end = end & 1;
         let at = Self::SOURCE + Self::ADDR * end;
         self.head[Self::TTL] -= 1;
         if Self::V6 {
             put(self.head, at, addr.bits().to_be_bytes());
         } else {
-            let header = u16_at(self.head, Self::IP_CHECKSUM);
-            let (old, new) = (u64::from(u32_at(self.head, at)), u64::from(addr.low32()));
-            let header = checksum::replace(header, old + HOP, new);
-            put(self.head, Self::IP_CHECKSUM, header.to_be_bytes());
-            put(self.head, at, addr.low32().to_be_bytes());
+            let (old, new) = (word_at(self.head, at), addr.low32().to_be());
+            self.change_header((0xffff_ffff - old) + u64::from(new) + u64::from(HOP_LESS));
+            put(self.head, at, new.to_ne_bytes());
         }
         put(self.head, L4 + 2 * end, port.to_be_bytes());
-        let is_udp = self.protocol() == protocol::UDP;
-        let changed = checksum::replace(checksum, sums.0.into(), sums.1.into());
-        let changed = if changed == 0 && is_udp { 0xffff } else { changed };
+        let mut changed = checksum::change(checksum, change.into());
+        if changed == 0 {
+            changed = zero(self.protocol());
+        }
         if let Some(field) = self.checksum_field() {
-            *field = changed.to_be_bytes();
+            *field = changed.to_ne_bytes();
         }
     }
 

@@ -10,6 +10,7 @@ use super::{FlowKey, Kind, Parsed, offset};
 use crate::{
     addr::{Addr, Family},
     wire::{
+        checksum,
         ethernet::{self, ethertype},
         protocol, u16_at, u32_at, u128_at, word_at,
     },
@@ -34,13 +35,14 @@ const HEAD_V6: usize = L4_V6 + 8;
 const FLAGS_AT: usize = 13;
 
 /// What a frame looks like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Shape {
     /// TCP or UDP over IPv4.
     V4,
     /// TCP or UDP over IPv6.
     V6,
     /// Anything else.
+    #[default]
     Other,
 }
 
@@ -81,7 +83,7 @@ fn is_v4(head: &[u8; HEAD_V4], length: usize) -> bool {
         && length <= 0xffff
         && !DUBIOUS[usize::from(head[L3 + 12])]
         && !DUBIOUS[usize::from(head[L3 + 16])]
-        && sum.is_multiple_of(0xffff)
+        && checksum::is_multiple(sum)
 }
 
 #[inline(always)]
