@@ -29,7 +29,7 @@ setup: ## Install the Debian packages that build, demo and tests need
 build: setup ## Build xvsd, xvsadm and xvs-bench as they are shipped, into target/release
 	$(CARGO) build --release --workspace --bins
 
-demo: setup ## Real HTTP through nat, dr and ipip in network namespaces (root), else a replay
+demo: setup ## Real HTTP through nat, dr, ipip, fullnat in network namespaces (root), else a replay
 	$(CARGO) build -q --profile quick --workspace --bins
 	target/quick/xvs-bench demo
 

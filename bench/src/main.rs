@@ -45,7 +45,7 @@ enum Command {
     /// Forward everything between two interfaces, exchanging link addresses only.
     #[command(hide = true)]
     Swap(rig::swap::Swap),
-    /// Real HTTP through nat, dr and ipip, in network namespaces of its own.
+    /// Real HTTP through nat, dr, ipip and fullnat, in network namespaces of its own.
     Demo(demo::Demo),
     /// Unwrap IPIP for a real server whose kernel has no tunnel device.
     Decap(decap::Decap),

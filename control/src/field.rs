@@ -29,7 +29,8 @@ impl FieldError {
     /// The same error, seen from the message that holds the field as `outer`.
     #[must_use]
     pub fn within(self, outer: impl fmt::Display) -> Self {
-        Self { path: format!("{outer}.{}", self.path), reason: self.reason }
+        let dot = if self.path.is_empty() { "" } else { "." };
+        Self { path: format!("{outer}{dot}{}", self.path), reason: self.reason }
     }
 }
 

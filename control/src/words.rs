@@ -144,6 +144,19 @@ fn name_of<T: PartialEq>(table: &[(&'static str, T)], value: T) -> Option<&'stat
     table.iter().find(|(_, known)| *known == value).map(|(name, _)| *name)
 }
 
+/// Reads a range of ports, as `1024-65535`.
+///
+/// # Errors
+///
+/// It is none; what would be right.
+pub fn parse_ports(text: &str) -> Result<(u16, u16), String> {
+    let read = text
+        .split_once('-')
+        .and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)));
+    read.filter(|(first, last)| first <= last && *first > 0)
+        .ok_or_else(|| format!("`{text}` is no range of ports as 1024-65535"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -177,6 +177,16 @@ impl Endpoint {
         }
     }
 
+    /// A flow now names this local address.
+    pub fn hold(&self) {
+        self.load.refs.fetch_add(1, Relaxed);
+    }
+
+    /// It does no longer.
+    pub fn release(&self) {
+        self.load.refs.fetch_sub(1, Relaxed);
+    }
+
     /// The counter that a bound thing is in.
     const fn counter(&self, kind: Bound) -> &AtomicU32 {
         match kind {

@@ -54,6 +54,10 @@ pub struct Settings {
     pub pmtu_disc: bool,
     /// Rates are estimated. Default `true`. Not for the packet path.
     pub run_estimation: bool,
+    /// Which clients of a nat service get a local address as full NAT gives it, if there is one: 0
+    /// none; 1 those that are nat real servers themselves; 2 those too that are on the link of their
+    /// real server. Default 1. Not the kernel's.
+    pub hairpin: u8,
 }
 
 /// When a defence is in force: the kernel's numbers, 0 to 3.
@@ -95,6 +99,7 @@ impl Default for Settings {
             schedule_icmp: false,
             pmtu_disc: true,
             run_estimation: true,
+            hairpin: 1,
         }
     }
 }
@@ -113,6 +118,32 @@ impl Engine {
     /// The engine of this name.
     pub fn by_name(name: &str) -> Option<Self> {
         (name == "sip").then_some(Self::Sip)
+    }
+}
+
+/// Where full NAT takes source addresses and ports from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Locals {
+    /// Endpoints of the local addresses of IPv4 and of IPv6.
+    pub addrs: [Vec<EndpointId>; 2],
+    /// The first and the last port.
+    pub range: (u16, u16),
+}
+
+impl Locals {
+    /// The local addresses of a family.
+    pub fn addrs(&self, family: Family) -> &[EndpointId] {
+        &self.addrs[family as usize]
+    }
+
+    /// How many ports each of them has.
+    pub fn ports(&self) -> u32 {
+        u32::from(self.range.1.saturating_sub(self.range.0)) + 1
+    }
+
+    /// The port of this number, which is below [`Locals::ports`].
+    pub fn port(&self, number: u32) -> u16 {
+        u16::try_from(u32::from(self.range.0) + number).unwrap_or(self.range.1)
     }
 }
 
@@ -172,6 +203,10 @@ pub struct Snapshot {
     pub callers: HashMap<(Addr, u16), (u32, EndpointId)>,
     /// The calls, once there was a service with a persistence engine.
     pub calls: Option<Arc<Calls>>,
+    /// Full NAT's local addresses and ports.
+    pub locals: Locals,
+    /// Those addresses, and former ones that flows still have; their fragments are put together.
+    pub local_addrs: HashSet<Addr>,
     /// The real servers at each address, over all services.
     pub by_addr: HashMap<Addr, Vec<EndpointId>>,
     /// The path to each real server, by endpoint id.

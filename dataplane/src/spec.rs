@@ -29,6 +29,14 @@ pub enum ServiceKey {
 }
 
 impl ServiceKey {
+    /// The VIP, unless a firewall mark names the service.
+    pub const fn vip(&self) -> Option<Addr> {
+        match self {
+            Self::Address { addr, .. } => Some(*addr),
+            Self::Mark { .. } => None,
+        }
+    }
+
     /// The family of the service's packets.
     pub const fn family(&self) -> Family {
         match self {
@@ -218,6 +226,22 @@ pub struct TimeoutSpec {
     pub tcp_fin_s: u32,
     /// UDP; 300.
     pub udp_s: u32,
+}
+
+/// Full NAT's local addresses and the ports of each, of which no two flows to one real server have
+/// the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalPool {
+    /// Addresses of the box that nothing else uses at these ports.
+    pub addrs: Vec<Addr>,
+    /// The first and the last port; 1024 and 65535.
+    pub ports: (u16, u16),
+}
+
+impl Default for LocalPool {
+    fn default() -> Self {
+        Self { addrs: Vec::new(), ports: (1024, u16::MAX) }
+    }
 }
 
 /// Why a change was refused. Nothing was changed.

@@ -72,6 +72,8 @@ reasons! {
     HalfOpenQuota => "half-open-quota",
     /// The service has many addresses, and no more destinations of flows can be remembered.
     DestinationsFull => "destinations-full",
+    /// Full NAT: no local port is free for another flow to this real server.
+    LocalPorts => "local-ports",
     /// No route leads there.
     NoRoute => "no-route",
     /// The next hop's link address is not known, and the waiting queue is full or timed out.

@@ -32,7 +32,7 @@ name = \"front\"
 name = \"back\"
 ";
 
-/// Shows real HTTP through nat, dr and ipip, in namespaces of its own.
+/// Shows real HTTP through nat, dr, ipip and fullnat, in namespaces of its own.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Demo {
     /// A capture, or a folder of them, to replay where there can be no namespaces.
@@ -45,7 +45,10 @@ const fn story(method: Method) -> &'static str {
     match method {
         Method::Nat => "address and port are rewritten; answers come back through lb",
         Method::Dr => "only the link address changes; answers go to the client directly",
-        Method::Ipip => "packets travel whole inside others; answers go to the client directly",
+        Method::Ipip | Method::Gue | Method::Gre => {
+            "packets travel whole inside others; answers go to the client directly"
+        }
+        Method::FullNat => "both ends are rewritten; answers come back whatever the routes say",
     }
 }
 
@@ -93,7 +96,7 @@ fn show(screen: &mut Screen<'_>) -> anyhow::Result<()> {
     screen.dim(&interfaces(&balancer.adm.run("info")?))?;
 
     let mut table = Table::new(&world.reals);
-    for method in Method::ALL {
+    for method in Method::SHOWN {
         screen.title(&format!("{}: {}", method.name(), story(method)))?;
         world.answer_by(method.gateway())?;
         let lines = Family::ALL.into_iter().flat_map(|family| method.lines(&world, family));

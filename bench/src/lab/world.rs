@@ -51,6 +51,14 @@ impl Family {
         }
     }
 
+    /// The load balancer's address on the real servers' side that full NAT takes.
+    pub const fn local(self) -> &'static str {
+        match self {
+            Self::V4 => "10.2.0.200",
+            Self::V6 => "fd02::200",
+        }
+    }
+
     /// Its virtual address.
     pub const fn vip(self) -> IpAddr {
         match self {
@@ -129,7 +137,8 @@ impl World {
         lb.ip(&format!(
             "addr add 10.1.0.1/24 dev front\naddr add fd01::1/64 dev front nodad\n\
              addr add 10.2.0.1/24 dev back\naddr add fd02::1/64 dev back nodad\n\
-             addr add {vip4}/32 dev front\naddr add {vip6}/128 dev front nodad"
+             addr add {vip4}/32 dev front\naddr add {vip6}/128 dev front nodad\n\
+             addr add 10.2.0.200/24 dev back\naddr add fd02::200/64 dev back nodad"
         ))?;
         let reals = (1..=REALS).map(|number| real(number, &switch)).collect::<Result<_, _>>()?;
         let (webs, decapsulators) = (Vec::new(), Vec::new());

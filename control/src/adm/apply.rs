@@ -47,6 +47,7 @@ pub(super) fn request(
             .map(|rules| v1::MarkRules { rules: rules.iter().map(marks::write).collect() }),
         expected_generation,
         validate_only,
+        local_pool: desired.locals.as_ref().map(answer::local_pool),
     })
 }
 

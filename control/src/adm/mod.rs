@@ -10,6 +10,7 @@
 mod apply;
 mod client;
 mod completion;
+mod local;
 mod mark;
 mod names;
 mod operate;

@@ -12,6 +12,7 @@ use super::{
     FAILED, Streams, USAGE, apply,
     client::Client,
     completion::{self, Shell},
+    local,
     mark::{self, Mark},
     operate::{self, DrainArgs, FlowsArgs},
     show,
@@ -26,7 +27,7 @@ use crate::{
 const TICKS_PER_S: u32 = 100;
 
 /// The verbs, for those who look for one.
-const VERBS: [&str; 13] = [
+const VERBS: [&str; 14] = [
     "info",
     "stats",
     "flows",
@@ -36,6 +37,7 @@ const VERBS: [&str; 13] = [
     "settings",
     "set",
     "mark",
+    "local",
     "proc",
     "completion",
     "version",
@@ -94,6 +96,9 @@ enum Verb {
     /// the last one that takes a packet decides, as with iptables' target MARK.
     #[command(subcommand)]
     Mark(Mark),
+    /// Shows or changes full NAT's local addresses.
+    #[command(subcommand)]
+    Local(local::Action),
     /// Shows what a kernel with IPVS shows in a file below /proc/net.
     Proc {
         /// The file.
@@ -196,6 +201,7 @@ fn execute(verb: Verb, client: &mut Client<'_>, print: &dyn Fn(&str)) -> Result<
             client.ask(async |client| client.set_setting(request).await).map(|_| String::new())
         }
         Verb::Mark(mark) => mark::run(&mark, client),
+        Verb::Local(action) => local::carry_out(action, client),
         Verb::Proc { name } => proc(name, client),
         Verb::Completion { shell } => Ok(completion::script(shell, &VERBS)),
         Verb::Version => Ok(format!("xvsadm {}\n", env!("CARGO_PKG_VERSION"))),

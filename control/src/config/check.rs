@@ -4,7 +4,9 @@ use std::{fmt::Display, net::SocketAddr, path::PathBuf};
 
 use dataplane::{
     addr::{Addr, Family},
-    director::spec::{MarkRule, RealSpec, ServiceKey, ServiceSpec, TimeoutSpec, TunnelSpec},
+    director::spec::{
+        LocalPool, MarkRule, RealSpec, ServiceKey, ServiceSpec, TimeoutSpec, TunnelSpec,
+    },
     endpoint::Method,
     sched::SchedFlags,
     selector::{Ports, Prefix, Selector},
@@ -57,6 +59,7 @@ type Result<T> = std::result::Result<T, FieldError>;
 pub(super) fn config(file: file::File) -> Result<Config> {
     let desired = Desired {
         services: each("service", &file.service, service)?,
+        locals: file.local.as_ref().map(locals).transpose()?,
         timeouts: timeouts(&file.timeouts)?,
         settings: settings(&file)?,
         mark_rules: Some(each("mark", &file.mark, mark_rule)?),
@@ -197,6 +200,19 @@ fn timeouts(file: &file::Timeouts) -> Result<Option<TimeoutSpec>> {
     };
     let none = TimeoutSpec { tcp_s: 0, tcp_fin_s: 0, udp_s: 0 };
     Ok((spec != none).then_some(spec))
+}
+
+fn locals(file: &file::Local) -> Result<LocalPool> {
+    let addrs = each("local.addresses", &file.addresses, |text| {
+        words::parse_addr(text).map_err(|reason| FieldError::new("", reason))
+    })?;
+    let ports = match &file.ports {
+        None => LocalPool::default().ports,
+        Some(text) => {
+            words::parse_ports(text).map_err(|reason| FieldError::new("local.ports", reason))?
+        }
+    };
+    Ok(LocalPool { addrs, ports })
 }
 
 fn settings(file: &file::File) -> Result<Vec<(String, u32)>> {

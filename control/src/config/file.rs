@@ -17,6 +17,7 @@ pub(super) struct File {
     pub(super) settings: BTreeMap<String, i64>,
     pub(super) timeouts: Timeouts,
     pub(super) mark: Vec<Mark>,
+    pub(super) local: Option<Local>,
     pub(super) service: Vec<Service>,
 }
 
@@ -79,6 +80,15 @@ pub(super) struct Mark {
     pub(super) ports: Option<String>,
     pub(super) protocol: Option<String>,
     pub(super) from: Option<String>,
+}
+
+/// `[local]`: full NAT's local addresses.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Local {
+    pub(super) addresses: Vec<String>,
+    #[serde(default)]
+    pub(super) ports: Option<String>,
 }
 
 /// `[[service]]`.

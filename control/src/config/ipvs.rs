@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use dataplane::{
-    director::{ApplyError, Director, SETTINGS, spec::DirectorError},
+    addr::Addr,
+    director::{
+        ApplyError, Director, SETTINGS,
+        spec::{DirectorError, LocalPool},
+    },
     endpoint::Endpoints,
     sched::Scheduler,
     stats::Stats,
@@ -27,7 +31,26 @@ pub(super) fn check(desired: &Desired, endpoints: u32) -> Result<(), FieldError>
     }
     Director::check_mark_rules(desired.mark_rules.as_deref().unwrap_or_default())
         .map_err(|(at, error)| mark_rule(at, &error))?;
+    if let Some(pool) = &desired.locals {
+        director.check_locals(pool).map_err(|error| match error {
+            DirectorError::Invalid { field, reason } => {
+                FieldError::new(format!("local.{field}"), reason)
+            }
+            other => FieldError::new("local.addresses", other.to_string()),
+        })?;
+        if let Some((at, addr)) = own_service(desired, pool) {
+            let reason = format!("{addr} is the address of service[{at}]");
+            return Err(FieldError::new("local.addresses", reason));
+        }
+    }
     director.plan(&desired.services).map(drop).map_err(|error| service(desired, &error))
+}
+
+/// A service whose address is to be a local one too.
+fn own_service(desired: &Desired, pool: &LocalPool) -> Option<(usize, Addr)> {
+    let vips = desired.services.iter().enumerate();
+    let mut vips = vips.filter_map(|(at, (spec, _))| Some((at, spec.key.vip()?)));
+    vips.find(|(_, vip)| pool.addrs.contains(vip))
 }
 
 fn setting(name: &str, error: &DirectorError) -> FieldError {

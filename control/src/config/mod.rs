@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use dataplane::director::spec::{MarkRule, RealSpec, ServiceSpec, TimeoutSpec};
+use dataplane::director::spec::{LocalPool, MarkRule, RealSpec, ServiceSpec, TimeoutSpec};
 
 pub(crate) use self::ipvs::scratch;
 use crate::field::{self, FieldError};
@@ -126,6 +126,8 @@ pub struct Tls {
 pub struct Desired {
     /// All services with their real servers in the order in which they are added.
     pub services: Vec<(ServiceSpec, Vec<RealSpec>)>,
+    /// Full NAT's local addresses and ports, if the file names some.
+    pub locals: Option<LocalPool>,
     /// Time-outs; 0 keeps a value.
     pub timeouts: Option<TimeoutSpec>,
     /// Settings to change, by sysctl name; others stay as they are.

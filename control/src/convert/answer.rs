@@ -3,8 +3,8 @@
 use dataplane::{
     addr::{Addr, Family},
     director::spec::{
-        Counters, FlowInfo, Rates, RealInfo, RealSpec, ServiceInfo, ServiceKey, ServiceSpec,
-        TimeoutSpec,
+        Counters, FlowInfo, LocalPool, Rates, RealInfo, RealSpec, ServiceInfo, ServiceKey,
+        ServiceSpec, TimeoutSpec,
     },
 };
 
@@ -108,6 +108,15 @@ pub const fn rates(rates: &Rates) -> v1::Rates {
         out_packets: rates.out_pps,
         in_bytes: rates.in_bps,
         out_bytes: rates.out_bps,
+    }
+}
+
+/// Full NAT's local addresses and ports.
+pub fn local_pool(pool: &LocalPool) -> v1::LocalPool {
+    v1::LocalPool {
+        addresses: pool.addrs.iter().map(ToString::to_string).collect(),
+        first_port: pool.ports.0.into(),
+        last_port: pool.ports.1.into(),
     }
 }
 

@@ -8,7 +8,7 @@ use std::fmt::Display;
 use dataplane::{
     addr::{Addr, Family},
     director::spec::{
-        Counters, Hold, Rates, RealInfo, RealSpec, ServiceInfo, ServiceKey, ServiceSpec,
+        Counters, Hold, LocalPool, Rates, RealInfo, RealSpec, ServiceInfo, ServiceKey, ServiceSpec,
         TimeoutSpec, TunnelSpec,
     },
     endpoint::Method,
@@ -182,6 +182,25 @@ pub fn timeouts(message: &v1::Timeouts) -> Result<TimeoutSpec> {
         tcp_s: message.tcp_seconds,
         tcp_fin_s: message.tcp_fin_seconds,
         udp_s: message.udp_seconds,
+    })
+}
+
+/// Full NAT's local addresses and ports.
+///
+/// # Errors
+///
+/// An address is malformed, or a port is out of range.
+pub fn local_pool(message: &v1::LocalPool) -> Result<LocalPool> {
+    let or = |value, default: u16| if value == 0 { u32::from(default) } else { value };
+    let (first, last) = LocalPool::default().ports;
+    Ok(LocalPool {
+        addrs: each("addresses", &message.addresses, |text| {
+            words::parse_addr(text).map_err(|reason| FieldError::new("", reason))
+        })?,
+        ports: (
+            port("first_port", or(message.first_port, first))?,
+            port("last_port", or(message.last_port, last))?,
+        ),
     })
 }
 

@@ -5,7 +5,7 @@
 
 use dataplane::director::{
     Applied, ApplyError, Director,
-    spec::{DirectorError, MarkRule, ServiceKey, TimeoutSpec},
+    spec::{DirectorError, LocalPool, MarkRule, ServiceKey, TimeoutSpec},
 };
 
 use super::{EngineError, State};
@@ -20,6 +20,9 @@ pub enum ApplyRefused {
     /// In a service or one of its real servers.
     #[error(transparent)]
     Service(#[from] ApplyError),
+    /// In full NAT's local addresses.
+    #[error("{0}")]
+    Locals(DirectorError),
     /// In the setting at this place of the list.
     #[error("{error}")]
     Setting {
@@ -56,7 +59,7 @@ pub enum ChangeKind {
 pub struct Change {
     /// What becomes of it.
     pub kind: ChangeKind,
-    /// The service; `None` if a time-out, a setting or the rules of marks change.
+    /// The service; `None` if a time-out, a setting, the rules of marks or a local address change.
     pub service: Option<ServiceKey>,
     /// The real server; `None` if the service itself changes.
     pub real: Option<RealName>,
@@ -83,6 +86,7 @@ impl State {
             _ => {}
         }
         let mut changes = settings(&self.director, desired)?;
+        changes.extend(locals(&self.director, desired)?);
         changes.extend(timeouts(&self.director, desired));
         changes.extend(mark_rules(&self.director, desired)?);
         let plan = self.director.plan(&desired.services).map_err(ApplyRefused::from)?;
@@ -105,6 +109,9 @@ impl State {
         let director = &mut self.director;
         let checked = "the plan was checked against this very state";
         director.apply(&desired.services).expect(checked);
+        if let Some(pool) = desired.locals.as_ref().filter(|pool| *pool != director.locals()) {
+            director.set_locals(pool).expect(checked);
+        }
         let present = director.settings();
         for (name, value) in &desired.settings {
             if !present.contains(&(name.as_str(), *value)) {
@@ -151,6 +158,27 @@ pub(super) fn changed_setting(name: &str, value: u32, was: u32) -> Change {
         service: None,
         real: None,
         description: format!("set {name} to {value}, was {was}"),
+    }
+}
+
+/// What would change in full NAT's local addresses.
+fn locals(director: &Director, desired: &Desired) -> Result<Option<Change>, ApplyRefused> {
+    let Some(pool) = desired.locals.as_ref().filter(|pool| *pool != director.locals()) else {
+        return Ok(None);
+    };
+    director.check_locals(pool).map_err(ApplyRefused::Locals)?;
+    Ok(Some(changed_locals(pool)))
+}
+
+/// Other local addresses.
+pub(super) fn changed_locals(pool: &LocalPool) -> Change {
+    let addrs: Vec<_> = pool.addrs.iter().map(ToString::to_string).collect();
+    let (first, last) = pool.ports;
+    Change {
+        kind: ChangeKind::Updated,
+        service: None,
+        real: None,
+        description: format!("set local addresses to {} ports {first}-{last}", addrs.join(",")),
     }
 }
 

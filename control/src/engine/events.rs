@@ -14,7 +14,9 @@ use tokio::sync::broadcast;
 
 use super::{
     Engine, State,
-    apply::{Change, changed_mark_rules, changed_setting, changed_timeouts, described},
+    apply::{
+        Change, changed_locals, changed_mark_rules, changed_setting, changed_timeouts, described,
+    },
     drain::Drain,
     report::Report,
 };
@@ -163,6 +165,7 @@ impl State {
             timeouts: Some(self.director.timeouts()),
             settings: settings.iter().map(|&(name, value)| (name.to_owned(), value)).collect(),
             mark_rules: Some(self.director.mark_rules().to_vec()),
+            locals: Some(self.director.locals().clone()),
         }
     }
 }
@@ -183,6 +186,11 @@ fn differences(before: &Desired, now: &Desired) -> Vec<Change> {
         && was != then
     {
         changes.push(changed_mark_rules(then, was));
+    }
+    if let (was, Some(then)) = (&before.locals, &now.locals)
+        && was.clone().unwrap_or_default() != *then
+    {
+        changes.push(changed_locals(then));
     }
     let mut applied = Applied::default();
     let old: HashMap<_, _> =

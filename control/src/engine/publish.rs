@@ -60,7 +60,7 @@ impl Engine {
         rates.reset();
         let mut tend = interval(TEND);
         let mut steered = SteeringRules::default();
-        let mut lost = Vec::new();
+        let (mut lost, mut mute) = (Vec::new(), Vec::new());
         let mut told = Told::default();
         tokio::spawn(Arc::clone(&self).tend_drains(stop.clone()));
         network.mark_changed();
@@ -94,6 +94,7 @@ impl Engine {
             if let Some(hops) = &hops {
                 hops.keep(self.lock().director.wanted_next_hops());
                 lost = self.tell_unreachable(lost);
+                mute = self.tell_mute(mute);
             }
             self.round(&mut fleet, &mut steered).await;
             self.tell_configuration(&mut told);
@@ -110,6 +111,15 @@ impl Engine {
             tracing::info!("real server {addr} can be reached again, or is gone");
         }
         lost
+    }
+
+    /// Tells, once for each, which real servers full NAT has no local address for.
+    fn tell_mute(&self, before: Vec<Addr>) -> Vec<Addr> {
+        let mute = self.lock().director.mute_reals();
+        for addr in mute.iter().filter(|addr| !before.contains(addr)) {
+            tracing::warn!("fullnat has no local address for {addr}: `xvsadm local add` gives one");
+        }
+        mute
     }
 
     /// One round: the present state, into force.

@@ -253,6 +253,27 @@ impl LoadBalancerService for LoadBalancer {
         Ok(Response::new(v1::DeleteMarkRuleResponse { generation }))
     }
 
+    async fn get_local_pool(
+        &self,
+        _: Request<v1::GetLocalPoolRequest>,
+    ) -> Answer<v1::GetLocalPoolResponse> {
+        let local_pool = Some(answer::local_pool(self.engine.lock().director.locals()));
+        Ok(Response::new(v1::GetLocalPoolResponse { local_pool }))
+    }
+
+    async fn set_local_pool(
+        &self,
+        request: Request<v1::SetLocalPoolRequest>,
+    ) -> Answer<v1::SetLocalPoolResponse> {
+        let request = request.into_inner();
+        let pool = request::local_pool(required("local_pool", request.local_pool.as_ref())?);
+        let pool = pool.map_err(|error| malformed(&error.within("local_pool")))?;
+        let change = self.engine.change(|state| state.director.set_locals(&pool)).await;
+        let (generation, ()) =
+            change.map_err(|error| refused(&error, |field| format!("local_pool.{field}")))?;
+        Ok(Response::new(v1::SetLocalPoolResponse { generation }))
+    }
+
     async fn zero_counters(
         &self,
         request: Request<v1::ZeroCountersRequest>,
@@ -327,7 +348,12 @@ fn desired(request: &v1::ApplyRequest) -> Result<Desired, FieldError> {
         Some(rules) => Some(each("mark_rules.rules", &rules.rules, marks::read)?),
         None => None,
     };
+    let locals = match &request.local_pool {
+        Some(pool) => Some(request::local_pool(pool).map_err(|error| error.within("local_pool"))?),
+        None => None,
+    };
     Ok(Desired {
+        locals,
         services: each("services", &request.services, request::service_entry)?,
         timeouts,
         settings: each("settings", &request.settings, request::setting)?,

@@ -50,6 +50,9 @@ pub(super) fn refused(error: &EngineError, path: impl Fn(&str) -> String) -> Sta
                 format!("mark_rules.rules[{at}].selector.{field}")
             })
         }
+        EngineError::Apply(ApplyRefused::Locals(error)) => {
+            director(error, &error.to_string(), |field| format!("local_pool.{field}"))
+        }
         EngineError::Generation { present, .. } => {
             let metadata = HashMap::from([("generation".to_owned(), present.to_string())]);
             let details = ErrorDetails::with_error_info("GENERATION_MISMATCH", DOMAIN, metadata);

@@ -57,6 +57,7 @@ impl Director {
         for (at, (spec, reals)) in desired.iter().enumerate() {
             let fault = |error| ApplyError { service: at, real: None, error };
             check::service(spec).map_err(fault)?;
+            self.check_vip(&spec.key).map_err(fault)?;
             if !seen.insert(spec.key) {
                 return Err(fault(DirectorError::ServiceExists));
             }

@@ -102,15 +102,15 @@ pub(super) fn real(key: &ServiceKey, spec: &RealSpec) -> Result<(), DirectorErro
     if spec.method == Method::Gue && spec.tunnel.port == 0 {
         return invalid("tunnel.port", "gue needs a UDP port".to_owned());
     }
-    if spec.method == Method::FullNat {
-        return invalid("method", "fullnat is not available yet".to_owned());
+    if spec.method == Method::FullNat && spec.port == 0 {
+        return invalid("port", "0; fullnat needs the port of the real server".to_owned());
     }
     Ok(())
 }
 
 /// Whether packets can be sent to this address alone, as `ip_vs_new_dest` asks; what the kernel
 /// knows of its own broadcast addresses is not known here.
-fn unicast(addr: Addr) -> bool {
+pub(super) fn unicast(addr: Addr) -> bool {
     match addr.to_ip() {
         IpAddr::V4(ip) => ip.octets()[0] != 0 && !ip.is_multicast() && !ip.is_broadcast(),
         IpAddr::V6(ip) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_unicast_link_local(),

@@ -49,6 +49,8 @@ impl Director {
             nat_reals: self.translated().collect(),
             callers: self.callers(),
             calls: self.calls.clone(),
+            locals: self.compiled_locals(),
+            local_addrs: self.local_addrs().collect(),
             by_addr: self.by_addr(),
             paths: self.paths.clone(),
             routes: Arc::clone(&self.routes),
@@ -115,6 +117,8 @@ impl Director {
             addr,
             port,
         }));
+        rules.local_addrs.extend(self.local_addrs());
+        rules.local_ports = self.local_ports();
         for (target, translated) in self.hosted() {
             let set = if translated { &mut rules.hosted } else { &mut rules.watched };
             set.insert(target);

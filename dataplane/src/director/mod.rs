@@ -9,6 +9,7 @@ mod apply;
 mod check;
 mod compile;
 mod flows;
+mod locals;
 mod marks;
 mod reals;
 mod services;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use self::{
+    locals::LocalTable,
     network::Network,
     spec::{Counters, DirectorError, Hold, MarkRule, RealSpec, ServiceKey, ServiceSpec},
     trash::Trash,
@@ -40,6 +42,7 @@ use crate::{
 pub use crate::{network, spec};
 
 pub use apply::{Applied, ApplyError, Desired};
+pub use locals::LOCAL_ADDRS_MAX;
 pub use settings::SETTINGS;
 
 /// Calls that a persistence engine keeps at once, at most: 20 MB.
@@ -92,6 +95,8 @@ pub struct Director {
     trash: Trash,
     /// Destinations that no flow names any more.
     retired: Retired,
+    /// Full NAT's local addresses.
+    locals: LocalTable,
     /// Endpoint ids that nothing names; the last is given out next.
     free: Vec<EndpointId>,
     /// Shared with the workers.
@@ -125,6 +130,7 @@ impl Director {
             marks: Arc::default(),
             trash: Trash::default(),
             retired: Retired::default(),
+            locals: LocalTable::default(),
             free: (1..ids).rev().map(EndpointId).collect(),
             endpoints,
             stats,

@@ -97,6 +97,7 @@ impl Director {
             return Err(DirectorError::ServiceExists);
         }
         check::service(spec)?;
+        self.check_vip(&spec.key)?;
         let endpoint = match self.trash.take_service(&spec.key) {
             Some(id) => id,
             None => self.allocate("service")?,

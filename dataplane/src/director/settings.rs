@@ -4,7 +4,7 @@
 //! whose effect is fixed by what xvs is takes just the value that it has anyway; one that belongs to
 //! something xvs does not have is refused, and the refusal says what is missing. The kernel keeps
 //! the time-outs of states in tables that nobody can reach since Linux 2.6; their names here are
-//! those of its first versions.
+//! those of its first versions. `hairpin` alone is not the kernel's.
 //! Source: Linux `Documentation/networking/ipvs-sysctl.rst`; `net/netfilter/ipvs/ip_vs_ctl.c`,
 //! `vs_vars`.
 
@@ -125,6 +125,7 @@ const TABLE: &[Setting] = &[
     absent("est_nice", NO_THREADS),
     switch!(expire_nodest_conn),
     switch!(expire_quiescent_template),
+    number!(hairpin, 2, u32::from, octet),
     fixed("ignore_tunneled", 1, NEVER_AGAIN),
     switch!(nat_icmp_send),
     switch!(pmtu_disc),

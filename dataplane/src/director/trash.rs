@@ -109,6 +109,7 @@ impl Director {
     /// Empties the trash of what nothing names any more. `reached` is the generation that every
     /// worker has reached. Call every few seconds.
     pub fn reap(&mut self, now: Tick, reached: u64) {
+        self.reap_locals(reached);
         let endpoints = &self.endpoints;
         endpoints.destinations().reclaim(&mut self.retired, now);
         let mut freed = Vec::new();

@@ -6,6 +6,7 @@
 //! Source: Linux `net/netfilter/ipvs/ip_vs_xmit.c`.
 
 mod dr;
+pub mod fullnat;
 mod gre;
 mod gue;
 mod ipip;
@@ -90,12 +91,13 @@ trait Forward {
 #[inline]
 pub fn to_real(method: Method, packet: &mut Packet<'_>, job: &Job<'_>) -> Result<(), DropReason> {
     match method {
-        Method::Nat | Method::FullNat => nat::Nat::to_real(packet, job),
+        Method::Nat => nat::Nat::to_real(packet, job),
         Method::Dr => dr::Dr::to_real(packet, job),
         Method::Ipip => ipip::Ipip::to_real(packet, job),
         Method::Gue => gue::Gue::to_real(packet, job),
         Method::Gre => gre::Gre::to_real(packet, job),
-        Method::Local => Err(DropReason::HostUnavailable),
+        // Both have a way of their own: the pipeline's `local` and `fullnat`.
+        Method::Local | Method::FullNat => Err(DropReason::HostUnavailable),
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) struct Nat;
 
 /// Which end of a packet is rewritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
+pub(super) enum Side {
     /// Source address and port.
     Source,
     /// Destination address and port.
@@ -102,7 +102,7 @@ fn seal_udp(
 
 /// Writes an address into the IP header at `l3`; an IPv4 header's checksum follows.
 #[inline]
-fn set_addr(
+pub(super) fn set_addr(
     frame: &mut [u8],
     (family, l3): (Family, u16),
     side: Side,
@@ -138,7 +138,12 @@ fn translate_error(
     if new.port() != 0 {
         *chunk::<2>(frame, parsed.quoted_l4 + port_offset)? = new.port().to_be_bytes();
     }
-    let (source, destination) = match family {
+    seal_error(frame, parsed)
+}
+
+/// Makes the checksum of a rewritten ICMP error anew.
+pub(super) fn seal_error(frame: &mut [u8], parsed: &Parsed) -> Result<(), DropReason> {
+    let (source, destination) = match parsed.family {
         Family::V4 => (Addr::UNSPECIFIED, Addr::UNSPECIFIED),
         Family::V6 => {
             let header = chunk(frame, parsed.l3)?;
@@ -146,7 +151,7 @@ fn translate_error(
         }
     };
     let message = &mut frame[usize::from(parsed.l4)..usize::from(parsed.end)];
-    match family {
+    match parsed.family {
         Family::V4 => icmp::seal_v4(message),
         Family::V6 => icmp::seal_v6(message, source, destination),
     }

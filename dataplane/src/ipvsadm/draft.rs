@@ -121,6 +121,7 @@ impl<'a> Draft<'a> {
             Opt::Dr => self.forward(Method::Dr),
             Opt::Ipip => self.forward(Method::Ipip),
             Opt::Local => self.forward(Method::Local),
+            Opt::FullNat => self.forward(Method::FullNat),
             Opt::Of(kind) => {
                 self.given.note(kind)?;
                 match kind {
@@ -389,7 +390,7 @@ impl<'a> Draft<'a> {
         }
         check::tunnel(self.tunnel, self.given)?;
         // Only nat can change the port; the others silently take the service's.
-        let own_port = self.mark != 0 || self.method == Method::Nat;
+        let own_port = self.mark != 0 || matches!(self.method, Method::Nat | Method::FullNat);
         Ok(RealSpec {
             addr: self.real.addr,
             port: if own_port { self.real.port.unwrap_or(0) } else { self.port },

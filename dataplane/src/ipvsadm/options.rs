@@ -4,7 +4,7 @@
 //! follow in the same word (`-w5`, `-w=5`) or be the next one, whatever it looks like; long
 //! options take `--name=value` too. `--` ends the options. Only an optional argument (`-p`) is not
 //! taken from a next word that begins with a dash.
-//! One option is ours alone: `--local`, so that rules can say what the API can.
+//! Some options are ours alone, so that rules can say what the API can: `--local`, `--fullnat`.
 //! Source: popt 1.19 as ipvsadm uses it, observed.
 
 use super::check::Kind;
@@ -41,6 +41,8 @@ pub(super) enum Opt {
     Dr,
     /// Not ipvsadm's.
     Local,
+    /// Not ipvsadm's.
+    FullNat,
 }
 
 /// Whether an option has an argument.
@@ -87,6 +89,7 @@ const DEFINITIONS: &[Definition] = {
         ("ipip", Some('i'), Nothing, Opt::Ipip),
         ("gatewaying", Some('g'), Nothing, Opt::Dr),
         ("local", None, Nothing, Opt::Local),
+        ("fullnat", None, Nothing, Opt::FullNat),
         ("weight", Some('w'), Word, Opt::Of(Kind::Weight)),
         ("u-threshold", Some('x'), Word, Opt::Of(Kind::Upper)),
         ("l-threshold", Some('y'), Word, Opt::Of(Kind::Lower)),

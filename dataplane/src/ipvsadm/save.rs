@@ -79,6 +79,7 @@ fn service_rule(key: &str, spec: &ServiceSpec) -> String {
 
 fn real_options(spec: &RealSpec, dialect: Dialect) -> String {
     let method = match spec.method {
+        Method::FullNat if dialect != Dialect::Ipvsadm => "--fullnat",
         Method::Nat | Method::FullNat => "-m",
         Method::Local if dialect != Dialect::Ipvsadm => "--local",
         Method::Dr | Method::Local => "-g",

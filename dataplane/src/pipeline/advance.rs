@@ -5,6 +5,7 @@
 
 use super::{
     Context, Met, Outcome, Pipeline,
+    fullnat::local_of,
     send::Hop,
     template::{assure, template_of},
 };
@@ -58,6 +59,7 @@ impl Pipeline {
             virt: entry.virt(),
             real: id,
             method: method(entry.control()),
+            slot: flow.id().slot,
             longest: parsed.longest,
         };
         self.forward(cx, packet, &parsed, hop)
@@ -88,6 +90,7 @@ impl Pipeline {
             virt: entry.virt(),
             real: entry.real(),
             method: method(entry.control()),
+            slot: flow.id().slot,
             longest: parsed.longest,
         };
         self.reply(cx, packet, &parsed, (hop, &path))
@@ -185,6 +188,9 @@ pub(super) fn settle(cx: &Context<'_>, ended: &Entry) {
         && let Some(calls) = &cx.snapshot.calls
     {
         calls.release(ended.client());
+    }
+    if let Some(local) = local_of(ended) {
+        cx.endpoints.get(local).release();
     }
     if control.has(CONTROLLED)
         && let Some(template) = template_of(cx, ended)

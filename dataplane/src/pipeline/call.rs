@@ -15,8 +15,7 @@ use siphasher::sip::SipHasher13;
 use super::{
     Context, Met, Outcome, Pipeline,
     advance::method_flags,
-    open::NO_TEMPLATE,
-    send::Hop,
+    open::{NO_TEMPLATE, alone},
     template::{Placed, is_good, masked},
 };
 use crate::{
@@ -220,8 +219,7 @@ impl Pipeline {
         self.may_reply(cx, packet, parsed, &path)?;
         cx.stats.endpoint(real).conns.add(1);
         cx.stats.endpoint(real).count_out(u64::from(parsed.end - parsed.l3));
-        let method = cx.endpoints.get(real).method();
-        let hop = Hop { virt, real, method, longest: parsed.longest };
+        let hop = alone(cx, (virt, real), parsed.longest);
         self.reply(cx, packet, &parsed, (hop, &path))
     }
 }

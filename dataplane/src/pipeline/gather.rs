@@ -4,6 +4,7 @@ use super::{Context, Met, Outcome, Pipeline};
 use crate::{
     addr::Family,
     fragment::{Gathered, Piece},
+    outbox::FRAME,
     packet::Packet,
     verdict::{DeviceId, DropReason, Verdict},
     wire::{
@@ -23,6 +24,7 @@ impl Pipeline {
         parsed: &Parsed,
     ) -> Outcome {
         let ours = cx.snapshot.is_vip(parsed.key.destination)
+            || cx.snapshot.local_addrs.contains(&parsed.key.destination)
             || cx.snapshot.nat_addrs.contains(&parsed.key.source);
         if !ours {
             return Ok(Verdict::Host);
@@ -53,7 +55,16 @@ impl Pipeline {
             Err(reason) => Err(reason),
         };
         match outcome {
-            Ok(Verdict::Tx(device)) => {
+            Ok(Verdict::Host) if device == DeviceId::HOST => Err(DropReason::NoDestination),
+            Ok(Verdict::Host | Verdict::Tx(DeviceId::HOST)) if datagram.len() > FRAME => {
+                self.send_pieces(DeviceId::HOST, datagram.bytes(), longest)
+            }
+            // The other pieces are used up: what the host gets is the whole.
+            Ok(verdict @ (Verdict::Host | Verdict::Tx(_))) => {
+                let device = match verdict {
+                    Verdict::Tx(device) => device,
+                    _ => DeviceId::HOST,
+                };
                 let frame = datagram.bytes();
                 let sent = self.outbox.push(device, |slot| {
                     slot.get_mut(..frame.len())?.copy_from_slice(frame);

@@ -159,12 +159,13 @@ fn learn(cx: &Context<'_>, real: EndpointId, mtu: u32) {
 }
 
 /// Where a flow's packets go.
-fn hop(flow: FlowRef<'_>, longest: u16) -> Hop {
+pub(super) fn hop(flow: FlowRef<'_>, longest: u16) -> Hop {
     let entry: &Entry = &flow;
     Hop {
         virt: entry.virt(),
         real: entry.real(),
         method: super::advance::method(entry.control()),
+        slot: flow.id().slot,
         longest,
     }
 }

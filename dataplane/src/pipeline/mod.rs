@@ -15,6 +15,7 @@ mod call;
 mod defence;
 mod established;
 pub mod evict;
+mod fullnat;
 mod gather;
 mod housekeep;
 mod icmp;
@@ -49,7 +50,10 @@ use crate::{
     },
 };
 
-use self::{ahead::Picked, answer::Limiter, defence::Defence, established::Ordinary, park::Parked};
+use self::{
+    ahead::Picked, answer::Limiter, defence::Defence, established::Ordinary, fullnat::Ports,
+    park::Parked,
+};
 
 /// Packets that go through the stages together. Measured: 16, 32 and 64 lie within 3 ns.
 const GROUP: usize = 32;
@@ -94,6 +98,8 @@ pub struct Pipeline {
     rng: Rng,
     /// Bounds our own answers.
     limiter: Limiter,
+    /// Full NAT's next ports.
+    ports: Ports,
     /// What is done against floods.
     defence: Defence,
     /// Room for an answer that leaves in pieces.
@@ -121,7 +127,9 @@ impl Pipeline {
     /// A pipeline without services: every packet goes to the host.
     pub fn new(parts: Parts) -> Self {
         let mut rng = Rng::from_seed(parts.seed);
-        let [id, ..] = rng.next_u64().to_le_bytes();
+        let [id, _, _, _, port @ ..] = rng.next_u64().to_le_bytes();
+        let worker = u32::try_from(parts.table.id()).unwrap_or(0);
+        let workers = u32::try_from(parts.flows.workers()).unwrap_or(1);
         Self {
             shared: Some(Box::new(Shared {
                 table: parts.flows,
@@ -137,6 +145,7 @@ impl Pipeline {
             resolve: parts.resolve,
             rng,
             limiter: Limiter::new(parts.answers_per_second),
+            ports: Ports::new(worker, workers, u32::from_le_bytes(port)),
             defence: Defence::default(),
             scratch: vec![0; 1 << 16].into_boxed_slice(),
             next_id: u16::from(id),

@@ -7,11 +7,13 @@ use super::{
     Context, Met, Outcome, Pipeline,
     advance::{method, method_flags},
     call,
+    fullnat::Local,
+    icmp::hop,
     send::Hop,
     template::Placed,
 };
 use crate::{
-    endpoint::{Bound, EndpointId},
+    endpoint::{Bound, EndpointId, Method},
     flow::{
         Direction, Entry, FlowId, FlowKey, InsertError, Inserted, NewFlow,
         flag::{CONTROLLED, HALF_OPEN, INACTIVE, NO_OUTPUT, ONE_WAY},
@@ -51,6 +53,24 @@ pub(super) enum Scheduled {
 
 /// State, time-out class and load of a flow that has had no packet yet.
 const FRESH: (u8, u8, Bound) = (0, timeout::FRESH, Bound::Inactive);
+
+/// Where a packet goes that no flow is made for; what its real server answers cannot be translated,
+/// so full NAT is nat.
+pub(super) fn alone(cx: &Context<'_>, (virt, real): (EndpointId, EndpointId), longest: u16) -> Hop {
+    let method = match cx.endpoints.get(real).method() {
+        Method::FullNat => Method::Nat,
+        method => method,
+    };
+    Hop { virt, real, method, slot: 0, longest }
+}
+
+/// Takes back what a flow that did not come about was bound to.
+fn unbind(cx: &Context<'_>, (real, bound): (EndpointId, Bound), local: Option<Local>) {
+    cx.endpoints.get(real).unbind(bound);
+    if let Some((local, _)) = local {
+        cx.endpoints.get(local).release();
+    }
+}
 
 /// The port that stands for the port 0 of a service that takes every port.
 fn any_port(cx: &Context<'_>, parsed: &Parsed, virt: EndpointId) -> u16 {
@@ -141,8 +161,7 @@ impl Pipeline {
             Scheduled::Alone { virt, real } => {
                 let octets = u64::from(parsed.end - parsed.l3);
                 cx.stats.endpoint(real).count_in(octets);
-                let method = cx.endpoints.get(real).method();
-                let hop = Hop { virt, real, method, longest: parsed.longest };
+                let hop = alone(cx, (virt, real), parsed.longest);
                 let outcome = self.forward(cx, packet, &parsed, hop);
                 cx.endpoints.release(virt);
                 outcome
@@ -171,15 +190,9 @@ impl Pipeline {
         let asked = Parsed { key, ..*parsed };
         // A message that is only quoted names no call.
         let (hop, alone) = match self.schedule(cx, &asked, service, &[]) {
-            Ok(Scheduled::Flow(id, _)) => {
-                let flow = cx.table.get(id)?;
-                let method = method(flow.control());
-                let (virt, real) = (flow.virt(), flow.real());
-                (Hop { virt, real, method, longest: parsed.longest }, None)
-            }
+            Ok(Scheduled::Flow(id, _)) => (hop(cx.table.get(id)?, parsed.longest), None),
             Ok(Scheduled::Alone { virt, real }) => {
-                let method = cx.endpoints.get(real).method();
-                (Hop { virt, real, method, longest: parsed.longest }, Some(virt))
+                (alone(cx, (virt, real), parsed.longest), Some(virt))
             }
             Ok(Scheduled::Nowhere) => return Some(Err(DropReason::NoRealServer)),
             Err(reason) => return Some(Err(reason)),
@@ -258,8 +271,8 @@ impl Pipeline {
         service: &Service,
         (real, template): Placed,
     ) -> Result<(FlowId, Direction), DropReason> {
+        let (method, local) = self.local_end(cx, &parsed.key, real)?;
         let virt = destination(cx, parsed, service, real)?;
-        let method = cx.endpoints.get(real).method();
         let one_way = if method.translates() { 0 } else { ONE_WAY | NO_OUTPUT };
         let controlled = if template == NO_TEMPLATE { 0 } else { CONTROLLED };
         // Bound before it is visible: the load is never less than what flows name.
@@ -278,9 +291,12 @@ impl Pipeline {
             class,
             flags: inactive | one_way | half_open | controlled | method_flags(method),
             timeout: cx.snapshot.timeouts.ticks(class),
-            local: None,
+            local,
             any_port: any_port(cx, parsed, virt),
         };
+        if let Some((local, _)) = local {
+            cx.endpoints.get(local).hold();
+        }
         match self.table.insert(&new, cx.endpoints, cx.now) {
             Ok(Inserted::New(flow)) => {
                 cx.stats.work.flows_created.add(1);
@@ -295,12 +311,12 @@ impl Pipeline {
                 Ok((flow.id(), Direction::ToReal))
             }
             Ok(Inserted::Existing(flow, direction)) => {
-                cx.endpoints.get(real).unbind(bound);
+                unbind(cx, (real, bound), local);
                 cx.endpoints.release(virt);
                 Ok((flow.id(), direction))
             }
             Err(error) => {
-                cx.endpoints.get(real).unbind(bound);
+                unbind(cx, (real, bound), local);
                 cx.endpoints.release(virt);
                 Err(match error {
                     InsertError::Full | InsertError::NoRoom => DropReason::TableFull,

@@ -36,6 +36,8 @@ pub(super) struct Hop {
     pub(super) real: EndpointId,
     /// How packets get there.
     pub(super) method: Method,
+    /// The slot of its flow; 0 if it has none.
+    pub(super) slot: u32,
     /// Length of the longest fragment, if the packet was put together from some; else 0.
     pub(super) longest: u16,
 }
@@ -81,7 +83,10 @@ impl Pipeline {
             id: self.next_id,
             pmtu_disc: cx.snapshot.settings.pmtu_disc,
         };
-        forward::to_real(hop.method, packet, &job)?;
+        match hop.method {
+            Method::FullNat => self.both_to_real(cx, packet, (parsed, path), hop)?,
+            method => forward::to_real(method, packet, &job)?,
+        }
         if is_tunnel(hop.method) {
             self.next_id = self.next_id.wrapping_add(1);
         }
@@ -173,7 +178,10 @@ impl Pipeline {
             id: self.next_id,
             pmtu_disc: cx.snapshot.settings.pmtu_disc,
         };
-        forward::to_client(hop.method, packet, &job)?;
+        match hop.method {
+            Method::FullNat => self.both_to_client(cx, packet, (parsed, path), hop)?,
+            method => forward::to_client(method, packet, &job)?,
+        }
         let limit = if hop.longest == 0 { path.mtu } else { path.mtu.min(hop.longest) };
         self.leave(cx, packet, path, limit)
     }
