@@ -409,6 +409,11 @@ impl Endpoints {
         u32::try_from(self.given + at).ok().map(EndpointId)
     }
 
+    /// Whether this is the id of a destination.
+    pub const fn is_destination(&self, id: EndpointId) -> bool {
+        id.0 as usize >= self.given
+    }
+
     /// Gives back what [`Endpoints::destination`] took; does nothing to an endpoint of control's.
     #[inline]
     pub fn release(&self, id: EndpointId) {

@@ -18,6 +18,7 @@ mod play_states;
 mod play_text;
 mod play_trace;
 mod seq;
+mod shares;
 mod shell;
 mod states;
 mod trace;
@@ -150,12 +151,18 @@ impl Judge<'_> {
         };
         let tally = &mut self.tally;
         match outcome {
-            Outcome::Ok { host } => {
+            Outcome::Ok { host, note } => {
                 tally.passed += 1;
-                match host {
-                    0 => writeln!(self.out, "ok {name}")?,
-                    1 => writeln!(self.out, "ok {name} (1 step answered by the host)")?,
-                    _ => writeln!(self.out, "ok {name} ({host} steps answered by the host)")?,
+                let host = match host {
+                    0 => None,
+                    1 => Some("1 step answered by the host".to_owned()),
+                    _ => Some(format!("{host} steps answered by the host")),
+                };
+                let notes: Vec<_> = host.into_iter().chain(note).collect();
+                if notes.is_empty() {
+                    writeln!(self.out, "ok {name}")?;
+                } else {
+                    writeln!(self.out, "ok {name} ({})", notes.join("; "))?;
                 }
             }
             Outcome::Fail(mismatch) => {

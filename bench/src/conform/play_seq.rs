@@ -9,6 +9,7 @@ use super::{
     network::{BACKEND, CLIENT, GATEWAY_MAC, MACS, real_mac},
     packet::{Ip, summary},
     seq::{Op, parse},
+    shares::Shares,
     verdict::{Excuses, Mismatch, Outcome},
     world::{Reaction, World},
 };
@@ -30,7 +31,13 @@ struct Connection {
 /// Plays the recording in `text`.
 pub(super) fn play(text: &str, excuses: &mut Excuses<'_>) -> Result<Outcome, String> {
     let ops = parse(text)?;
-    let mut player = Player { world: World::new(), connections: Vec::new(), host: 0 };
+    let mut player = Player {
+        world: World::new(),
+        connections: Vec::new(),
+        shares: Shares::default(),
+        removed: false,
+        host: 0,
+    };
     for (line, op) in &ops {
         if let Err((expected, got)) = player.step(op) {
             let mismatch = Mismatch { step: line.to_string(), expected, got };
@@ -39,12 +46,26 @@ pub(super) fn play(text: &str, excuses: &mut Excuses<'_>) -> Result<Outcome, Str
             }
         }
     }
+    if let Err((expected, got)) = player.shares.judge() {
+        let mismatch = Mismatch { step: "shares".to_owned(), expected, got };
+        if !excuses.excuse(&mismatch) {
+            return Ok(Outcome::Fail(mismatch));
+        }
+    }
+    match player.shares.picks() {
+        0 => {}
+        picks => excuses.note(format!("{picks} picks left to chance, judged by their shares")),
+    }
     Ok(excuses.outcome(player.host))
 }
 
 struct Player {
     world: World,
     connections: Vec<Connection>,
+    /// Picks that are left to chance.
+    shares: Shares,
+    /// Whether a real server was ever removed: its connections are not in the lists then.
+    removed: bool,
     host: usize,
 }
 
@@ -53,16 +74,23 @@ impl Player {
     fn step(&mut self, op: &Op) -> Result<(), (String, String)> {
         match op {
             Op::Command(line) => {
+                self.removed |= line.contains(" -d ");
                 self.world.shell(line).map_err(|why| (format!("`{line}` to be done"), why))?;
             }
             Op::Open { udp, from, to, pick } => return self.open(*udp, *from, *to, pick),
             Op::Establish(number) => {
                 let connection = self.connection(*number)?;
+                if self.was_refused(connection) {
+                    return Ok(());
+                }
                 self.real_sends(connection, "SA")?;
                 self.client_sends(connection, "A")?;
             }
             Op::Finish(number) => {
                 let connection = self.connection(*number)?;
+                if self.was_refused(connection) {
+                    return Ok(());
+                }
                 self.client_sends(connection, "FA")?;
                 self.real_sends(connection, "FA")?;
                 self.client_sends(connection, "A")?;
@@ -72,8 +100,14 @@ impl Player {
                 self.client_sends(connection, "R")?;
             }
             Op::List(expected) => {
+                let random = Shares::decide(&self.world.services());
                 let got = self.list();
-                if got != *expected {
+                let same = if random {
+                    by_chance(expected, self.removed) == by_chance(&got, self.removed)
+                } else {
+                    got == *expected
+                };
+                if !same {
                     return Err((expected.clone(), got));
                 }
             }
@@ -96,9 +130,15 @@ impl Player {
             frames::tcp(FROM_CLIENT, client, server, "S", (NUMBERS.0, 0))
         };
         let frame = frame.ok_or_else(|| unplayable("the addresses are of two families"))?;
+        let services = self.world.services();
         let reaction = self.world.inject(CLIENT, &frame);
         let (got, real) = picked(&reaction);
         self.connections.push(Connection { client, server, real });
+        if Shares::decide(&services) {
+            let kernels = expected.parse().ok().map(|real: SocketAddr| real.ip());
+            let judged = self.shares.pick(&services, kernels, real.map(|real| real.ip()));
+            return judged.map_err(|expected| (expected, got));
+        }
         if got == expected {
             return Ok(());
         }
@@ -117,6 +157,11 @@ impl Player {
             ServiceKey::Address { addr, port, .. } => Some((addr.to_ip(), port).into()),
             ServiceKey::Mark { .. } => None,
         })
+    }
+
+    /// Whether chance had no real server for a connection that the kernel's had one for.
+    fn was_refused(&self, connection: Connection) -> bool {
+        connection.real.is_none() && self.shares.picks() > 0
     }
 
     fn connection(&self, number: usize) -> Result<Connection, (String, String)> {
@@ -167,6 +212,20 @@ impl Player {
         }
         words.join(" ")
     }
+}
+
+/// What a list has that chance does not decide: the real servers in their order with their weights,
+/// and, unless some were removed, how many connections they have together.
+fn by_chance(list: &str, removed: bool) -> (Vec<String>, Option<(u64, u64)>) {
+    let (mut reals, mut sums) = (Vec::new(), (0, 0));
+    for real in list.split_whitespace() {
+        let mut loads = real.rsplitn(3, ':');
+        let mut load = || loads.next().and_then(|load| load.parse::<u64>().ok()).unwrap_or(0);
+        sums.1 += load();
+        sums.0 += load();
+        reals.push(loads.next().unwrap_or_default().to_owned());
+    }
+    (reals, (!removed).then_some(sums))
 }
 
 /// What a new connection got, in the words of a recording, and the real server if it got one.

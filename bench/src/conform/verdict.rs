@@ -11,6 +11,8 @@ pub(super) enum Outcome {
     Ok {
         /// How many steps rest on the host's answer.
         host: usize,
+        /// What was compared otherwise than to the letter.
+        note: Option<String>,
     },
     /// Not as the kernel did it.
     Fail(Mismatch),
@@ -73,7 +75,7 @@ impl Exceptions {
     /// The deliberate differences of the recording `name`.
     pub(super) fn of(&self, name: &str) -> Excuses<'_> {
         let about = |e: &&Entry| matches(&e.name, name);
-        Excuses { entries: self.differs.iter().filter(about).collect(), used: None }
+        Excuses { entries: self.differs.iter().filter(about).collect(), used: None, note: None }
     }
 }
 
@@ -82,6 +84,7 @@ impl Exceptions {
 pub(super) struct Excuses<'a> {
     entries: Vec<&'a Entry>,
     used: Option<&'a str>,
+    note: Option<String>,
 }
 
 impl Excuses<'_> {
@@ -93,11 +96,16 @@ impl Excuses<'_> {
         found.is_some()
     }
 
+    /// Says what is compared otherwise than to the letter.
+    pub(super) fn note(&mut self, what: String) {
+        self.note = Some(what);
+    }
+
     /// The outcome of a recording whose other steps all ended like the kernel's.
     pub(super) fn outcome(&self, host: usize) -> Outcome {
         match self.used {
             Some(reason) => Outcome::Differs(reason.to_owned()),
-            None => Outcome::Ok { host },
+            None => Outcome::Ok { host, note: self.note.clone() },
         }
     }
 }
@@ -130,7 +138,7 @@ mod tests {
         .unwrap();
         let mut excuses = list.of("behave/edited-server");
         assert!(!excuses.excuse(&failed("5")));
-        assert_eq!(excuses.outcome(2), Outcome::Ok { host: 2 });
+        assert_eq!(excuses.outcome(2), Outcome::Ok { host: 2, note: None });
         assert!(excuses.excuse(&failed("6")));
         assert_eq!(excuses.outcome(2), Outcome::Differs("a kernel flaw".to_owned()));
         assert!(!list.of("behave/other").excuse(&failed("6")));

@@ -53,6 +53,9 @@ impl Director {
             };
             (endpoint.addr(), port)
         };
+        let (virt, real) = (end(flow.virt), end(flow.real));
+        // It places nothing more, and so the kernel writes its real server's port too.
+        let invalid = template && self.endpoints.is_destination(flow.virt);
         let ticks = match flow.template_timeout {
             Some(own) if flow.control.class() == timeout::OWN => own,
             _ => self.timeouts.ticks(flow.control.class()),
@@ -77,8 +80,8 @@ impl Director {
                 state_name(flow.protocol, flow.control.state())
             },
             client: (client, flow.client_port),
-            virt: end(flow.virt),
-            real: end(flow.real),
+            virt,
+            real: if invalid { (real.0, virt.1) } else { real },
             packets: (to_real, to_client),
             bytes: (octets_to_real, octets_to_client),
             engine,

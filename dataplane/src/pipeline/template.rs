@@ -5,8 +5,8 @@
 //! connection it places, not with packets. One that runs out while connections hang on it is held
 //! for 60 s more, again and again. It ignores overload and, unless `expire_quiescent_template` is
 //! set, weight 0. It becomes ASSURED when one of its connections is established.
-//! Differing from the kernel: a template whose real server is gone is removed at once instead of
-//! being listed under port 65535 until it expires; FTP's port 21 has no meaning of its own.
+//! One whose real server may no longer be used places nothing more; it is listed under port 65535
+//! until it expires. Differing from the kernel: FTP's port 21 has no meaning of its own.
 //! Source: Linux `ip_vs_core.c`, `ip_vs_sched_persist`; `ip_vs_conn.c`, `ip_vs_check_template`,
 //! `ip_vs_conn_expire`.
 
@@ -17,7 +17,7 @@ use crate::{
     endpoint::{AVAILABLE, Bound, EndpointId, SHUNNED},
     flow::{
         Entry, FlowId, FlowKey, FlowRef, Inserted, NewFlow,
-        flag::{INACTIVE, TEMPLATE},
+        flag::{HALF_OPEN, INACTIVE, TEMPLATE},
         timeout,
     },
     service::{Persistence, Service},
@@ -28,6 +28,9 @@ use crate::{
 
 /// State of a template one of whose connections was established.
 const ASSURED: u8 = 1;
+
+/// The port of a template that places nothing more, as the kernel lists it.
+const INVALID_PORT: u16 = u16::MAX;
 
 /// What a template says: the real server, and itself.
 pub(super) type Placed = (EndpointId, FlowId);
@@ -59,7 +62,7 @@ impl Pipeline {
                 template.touch(cx.now);
                 return Ok(Some((template.real(), template.id())));
             }
-            self.end(cx, template);
+            self.invalidate(cx, template, &key);
         }
         let Some(real) = self.pick(cx, parsed, service) else { return Ok(None) };
         let new = NewFlow {
@@ -84,6 +87,38 @@ impl Pipeline {
                 cx.endpoints.get(real).unbind(Bound::Template);
                 Err(DropReason::TableFull)
             }
+        }
+    }
+}
+
+impl Pipeline {
+    /// Takes a template out of use: what is left of its time it stands under a key that is never
+    /// asked for. If there is one already, or no room, it is gone at once.
+    #[cold]
+    fn invalidate(&mut self, cx: &Context<'_>, template: FlowRef<'_>, key: &FlowKey) {
+        let (seen, real) = (template.control(), template.real());
+        let left = template_deadline(cx, &template).since(cx.now);
+        self.end(cx, template);
+        let key = FlowKey { destination_port: INVALID_PORT, ..*key };
+        let hash = cx.table.hash(&key).bits();
+        let Some(virt) = cx.endpoints.destination(key.destination, INVALID_PORT, hash) else {
+            return;
+        };
+        let new = NewFlow {
+            key,
+            virt,
+            real,
+            state: seen.state(),
+            class: timeout::OWN,
+            flags: seen.flags() & !HALF_OPEN,
+            timeout: left,
+            local: None,
+            any_port: 0,
+        };
+        cx.endpoints.get(real).bind(Bound::Template);
+        if !matches!(self.table.insert(&new, cx.endpoints, cx.now), Ok(Inserted::New(_))) {
+            cx.endpoints.get(real).unbind(Bound::Template);
+            cx.endpoints.release(virt);
         }
     }
 }
