@@ -38,6 +38,18 @@ pub(super) fn tcp(
     flags: &str,
     numbers: (u32, u32),
 ) -> Option<Vec<u8>> {
+    let data = if flags.contains('P') { DATA } else { &[] };
+    segment(link, (from, to), flags, numbers, data)
+}
+
+/// A TCP segment with this data.
+pub(super) fn segment(
+    link: Link,
+    (from, to): (SocketAddr, SocketAddr),
+    flags: &str,
+    numbers: (u32, u32),
+    data: &[u8],
+) -> Option<Vec<u8>> {
     let mut header = TcpHeader::new(from.port(), to.port(), numbers.0, WINDOW);
     header.acknowledgment_number = numbers.1;
     for flag in flags.chars() {
@@ -54,7 +66,6 @@ pub(super) fn tcp(
         };
         *flag = true;
     }
-    let data = if header.psh { DATA } else { &[] };
     let builder = PacketBuilder::ethernet2(link.0, link.1);
     let builder = match (from.ip(), to.ip()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => builder.ipv4(from.octets(), to.octets(), TTL),
@@ -69,6 +80,15 @@ pub(super) fn tcp(
 
 /// A UDP datagram; `None` if the families differ.
 pub(super) fn udp(link: Link, from: SocketAddr, to: SocketAddr) -> Option<Vec<u8>> {
+    datagram(link, (from, to), DATA)
+}
+
+/// A UDP datagram with this data.
+pub(super) fn datagram(
+    link: Link,
+    (from, to): (SocketAddr, SocketAddr),
+    data: &[u8],
+) -> Option<Vec<u8>> {
     let builder = PacketBuilder::ethernet2(link.0, link.1);
     let builder = match (from.ip(), to.ip()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => builder.ipv4(from.octets(), to.octets(), TTL),
@@ -76,22 +96,33 @@ pub(super) fn udp(link: Link, from: SocketAddr, to: SocketAddr) -> Option<Vec<u8
         _ => return None,
     };
     let builder = builder.udp(from.port(), to.port());
-    let mut frame = Vec::with_capacity(builder.size(DATA.len()));
-    builder.write(&mut frame, DATA).ok()?;
+    let mut frame = Vec::with_capacity(builder.size(data.len()));
+    builder.write(&mut frame, data).ok()?;
     Some(frame)
 }
 
 /// An SCTP packet with one chunk; `None` if the chunk's name is unknown or the families differ.
 pub(super) fn sctp(link: Link, from: SocketAddr, to: SocketAddr, chunk: &str) -> Option<Vec<u8>> {
+    // Twenty octets of value make every chunk long enough for its fixed fields.
+    self::chunk(link, (from, to), chunk, 20)
+}
+
+/// An SCTP packet with one chunk that has a value of this length.
+pub(super) fn chunk(
+    link: Link,
+    (from, to): (SocketAddr, SocketAddr),
+    chunk: &str,
+    value: usize,
+) -> Option<Vec<u8>> {
     let &(_, kind) = CHUNKS.iter().find(|(name, _)| *name == chunk)?;
     let mut body = Vec::new();
     body.extend(from.port().to_be_bytes());
     body.extend(to.port().to_be_bytes());
     body.extend(0x0102_0304u32.to_be_bytes());
     body.extend([0; 4]);
-    // Twenty octets of value make every chunk long enough for its fixed fields.
-    body.extend([kind, 0, 0, 24]);
-    body.extend([0; 20]);
+    body.extend([kind, 0]);
+    body.extend(u16::try_from(value + 4).ok()?.to_be_bytes());
+    body.extend(std::iter::repeat_n(0, value));
     let sum = crc32c::crc32c(&body);
     body[8..12].copy_from_slice(&sum.to_le_bytes());
 

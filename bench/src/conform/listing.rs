@@ -28,15 +28,46 @@ pub(super) fn compare(command: &str, expected: &str, got: &str) -> Result<(), (S
     pairs(&lines(&expected), &lines(&got), same, Clone::clone)
 }
 
+/// Columns of the five rates that end a line.
+const RATES: usize = 45;
+
 /// `/proc/net/ip_vs_stats` ends in rates, which depend on when the kernel's estimator last ran.
 fn rates_cut(command: &str, text: &str) -> String {
-    let totals = if command.contains("ip_vs_stats") { 3 } else { usize::MAX };
+    if command.contains("--rate") {
+        let cut = |line: &str| {
+            let split = line.len().checked_sub(RATES).and_then(|at| line.split_at_checked(at));
+            let rates = |text: &str| text.chars().all(|c| c == ' ' || c.is_ascii_digit());
+            split.filter(|(_, tail)| rates(tail)).map_or(line, |(head, _)| head).to_owned()
+        };
+        return text.lines().map(|line| format!("{}\n", cut(line))).collect();
+    }
+    let totals = match command {
+        _ if command.contains("ip_vs_stats_percpu") => 4,
+        _ if command.contains("ip_vs_stats") => 3,
+        _ => usize::MAX,
+    };
     text.lines().take(totals).map(|line| format!("{line}\n")).collect()
 }
 
-fn is_flows(command: &str) -> bool {
-    let lists_flows = |word: &str| word == "-Lcn" || word == "-Lc" || word.contains("ip_vs_conn");
+/// Whether a command lists flows.
+pub(super) fn is_flows(command: &str) -> bool {
+    let lists_flows = |word: &str| {
+        let letters = word.strip_prefix('-').filter(|letters| !letters.starts_with('-'));
+        letters.is_some_and(|letters| letters.contains('c') && !letters.contains('-'))
+            || word == "--connection"
+            || word.contains("ip_vs_conn")
+    };
     command.split_whitespace().any(lists_flows)
+}
+
+/// How many seconds must go by until no flow expires more than a second later here than there.
+pub(super) fn late(expected: &str, got: &str) -> u32 {
+    let (expected, got) = (flow_lines(expected), flow_lines(got));
+    let apart = expected.iter().filter_map(|(line, theirs)| {
+        let ours = got.iter().find(|(known, _)| known == line)?.1;
+        Some(ours?.saturating_sub(*theirs.as_ref()?))
+    });
+    apart.max().unwrap_or(0).saturating_sub(EXPIRY_SLACK_S)
 }
 
 /// The lines of a list of flows, sorted, with `MM:SS`, or the number of seconds that ends a line of

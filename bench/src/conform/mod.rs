@@ -11,12 +11,15 @@ mod iptables;
 mod listing;
 mod local;
 mod mask;
+mod names;
 mod network;
 mod packet;
+mod play_listings;
 mod play_seq;
 mod play_states;
 mod play_text;
 mod play_trace;
+mod recorded;
 mod seq;
 mod shares;
 mod shell;
@@ -127,8 +130,12 @@ impl Judge<'_> {
                 Ok(())
             }
             ("txt", _) if folder == "text" => {
-                let exchanges = play_text::parse(&text()?);
-                self.scenario(&name, |excuses| Ok(play_text::play(&exchanges, excuses)))
+                let text = text()?;
+                let exchanges = play_text::parse(&text);
+                self.scenario(&name, |excuses| {
+                    let listings = play_listings::play(&text, &exchanges, excuses);
+                    Ok(listings.unwrap_or_else(|| play_text::play(&exchanges, excuses)))
+                })
             }
             _ => Ok(()),
         }

@@ -5,7 +5,7 @@
 
 use super::{
     verdict::{Excuses, Mismatch, Outcome},
-    world::{Printed, World},
+    world::World,
 };
 
 /// The rules that every command of `errors.txt` finds.
@@ -15,22 +15,33 @@ const BASE: [&str; 3] =
 /// A command and what it did.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Exchange {
-    command: String,
-    stdout: String,
-    stderr: String,
-    exit: u8,
+    pub(super) command: String,
+    pub(super) stdout: String,
+    pub(super) stderr: String,
+    pub(super) exit: u8,
     /// Rules that it added.
     rules: Vec<String>,
+    /// Whether there was traffic right before it.
+    pub(super) after_traffic: bool,
 }
 
 /// Reads a text.
 pub(super) fn parse(text: &str) -> Vec<Exchange> {
     let mut exchanges: Vec<Exchange> = Vec::new();
-    let mut to_stderr = false;
+    let (mut to_stderr, mut ended, mut traffic) = (false, true, false);
     for line in text.lines() {
         if let Some(command) = line.strip_prefix("$ ") {
-            exchanges.push(Exchange { command: command.to_owned(), ..Exchange::default() });
-            to_stderr = false;
+            exchanges.push(Exchange {
+                command: command.to_owned(),
+                after_traffic: traffic,
+                ..Exchange::default()
+            });
+            (to_stderr, ended, traffic) = (false, false, false);
+            continue;
+        }
+        // Between commands there are blank lines and remarks.
+        if ended && !line.starts_with('[') {
+            traffic |= line.starts_with("# after some traffic");
             continue;
         }
         // The head of the file comes before the first command.
@@ -40,6 +51,7 @@ pub(super) fn parse(text: &str) -> Vec<Exchange> {
             to_stderr = line == "[stderr]";
         } else if let Some(exit) = bracketed("[exit ").and_then(|exit| exit.parse().ok()) {
             exchange.exit = exit;
+            ended = true;
         } else if let Some(rule) = line.strip_prefix("[rule] ") {
             exchange.rules.push(rule.to_owned());
         } else {
@@ -105,13 +117,7 @@ fn saved(world: &mut World) -> Vec<String> {
 }
 
 fn play_one(world: &mut World, exchange: &Exchange) -> Result<(), Mismatch> {
-    let mut printed = Printed::default();
-    for command in exchange.command.split(';') {
-        let next = world.printed(command.trim());
-        printed.stdout.push_str(&next.stdout);
-        printed.stderr.push_str(&next.stderr);
-        printed.exit = next.exit;
-    }
+    let printed = world.line(&exchange.command);
     let pairs = [
         (exchange.stdout.clone(), printed.stdout),
         (exchange.stderr.clone(), printed.stderr),
@@ -119,12 +125,14 @@ fn play_one(world: &mut World, exchange: &Exchange) -> Result<(), Mismatch> {
     ];
     match pairs.into_iter().find(|(expected, got)| expected != got) {
         None => Ok(()),
-        Some((expected, got)) => {
-            let show = |text: &str| format!("`{}`", text.trim_end().replace('\n', " | "));
-            let (expected, got) = (show(&expected), show(&got));
-            Err(Mismatch { step: format!("`{}`", exchange.command), expected, got })
-        }
+        Some(pair) => Err(mismatch(&exchange.command, pair)),
     }
+}
+
+/// What a command should have printed, and what it did.
+pub(super) fn mismatch(command: &str, (expected, got): (String, String)) -> Mismatch {
+    let show = |text: &str| format!("`{}`", text.trim_end().replace('\n', " | "));
+    Mismatch { step: format!("`{command}`"), expected: show(&expected), got: show(&got) }
 }
 
 #[cfg(test)]

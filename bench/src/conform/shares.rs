@@ -131,6 +131,7 @@ mod tests {
             active: 0,
             inactive: 0,
             persistent: 0,
+            hold: dataplane::director::spec::Hold::default(),
             counters: Counters::default(),
             rates: Rates::default(),
         };

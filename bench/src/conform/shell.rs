@@ -21,6 +21,8 @@ pub(super) enum Shell {
         args: Vec<String>,
         /// What `printf` gives it to read.
         input: String,
+        /// `< FILE`: what it reads instead.
+        from: Option<String>,
         /// What happens to its output.
         after: After,
     },
@@ -56,6 +58,10 @@ pub(super) enum After {
     Sort,
     /// `| grep PATTERN`, the pattern taken as it is.
     Grep(String),
+    /// `> FILE`.
+    Into(String),
+    /// `| cmp - FILE && echo same`.
+    Same(String),
 }
 
 /// Reads a line: one command, or several with `;` between them.
@@ -84,17 +90,35 @@ fn ipvsadm(stages: &[&str]) -> Option<Shell> {
     if words.next() != Some("ipvsadm") {
         return None;
     }
-    let args = words.map(str::to_owned).collect();
-    let after = match filters {
-        [] => After::Nothing,
+    let mut args: Vec<_> = words.map(str::to_owned).collect();
+    let mut redirected = |sign: &str| {
+        let at = args.len().checked_sub(2).filter(|at| args[*at] == sign)?;
+        args.split_off(at).pop()
+    };
+    let (from, into) = (redirected("<"), redirected(">"));
+    let after = match (filters, into) {
+        ([], Some(file)) => After::Into(file),
+        ([], None) => After::Nothing,
+        (_, Some(_)) => return None,
+        (filters, None) => filter(filters)?,
+    };
+    Some(Shell::Ipvsadm { args, input, from, after })
+}
+
+/// What stands behind the first pipe.
+fn filter(filters: &[&str]) -> Option<After> {
+    Some(match filters {
         ["sort"] => After::Sort,
+        [filter] if filter.starts_with("cmp - ") => {
+            let file = filter.strip_prefix("cmp - ")?.strip_suffix(" && echo same")?;
+            After::Same(file.to_owned())
+        }
         [filter] => {
             let pattern = filter.strip_prefix("grep ")?.trim_start_matches("-- ");
             After::Grep(pattern.trim_matches('\'').to_owned())
         }
         _ => return None,
-    };
-    Some(Shell::Ipvsadm { args, input, after })
+    })
 }
 
 fn simple(words: &[&str]) -> Option<Shell> {
@@ -157,6 +181,7 @@ mod tests {
         let ipvsadm = |args: &str, input: &str, after| Shell::Ipvsadm {
             args: args.split(' ').map(str::to_owned).collect(),
             input: input.to_owned(),
+            from: None,
             after,
         };
         assert_eq!(parse("ipvsadm -Lcn | sort"), [ipvsadm("-Lcn", "", After::Sort)]);
@@ -164,6 +189,20 @@ mod tests {
         assert_eq!(
             parse("printf -- '-C\\n-A -f 1\\n' | ipvsadm -R; ipvsadm -S -n | grep -- '-p'"),
             [ipvsadm("-R", "-C\n-A -f 1\n", After::Nothing), ipvsadm("-S -n", "", dash)]
+        );
+        let (from, after) = (Some("/tmp/a".to_owned()), After::Into("/tmp/a".to_owned()));
+        let restore = Shell::Ipvsadm {
+            args: vec!["-R".to_owned()],
+            input: String::new(),
+            from,
+            after: After::Nothing,
+        };
+        let same = After::Same("/tmp/a".to_owned());
+        assert_eq!(
+            parse(
+                "ipvsadm -Sn > /tmp/a; ipvsadm -R < /tmp/a; ipvsadm -Sn | cmp - /tmp/a && echo same"
+            ),
+            [ipvsadm("-Sn", "", after), restore, ipvsadm("-Sn", "", same)]
         );
         let setting = |quiet| Shell::Setting { name: "sloppy_tcp".to_owned(), value: 1, quiet };
         assert_eq!(parse("sysctl -wq net.ipv4.vs.sloppy_tcp=1"), [setting(true)]);

@@ -45,7 +45,8 @@ impl fmt::Display for Mismatch {
 struct Entry {
     /// Name of a recording; `*` stands for any text.
     name: String,
-    /// The step it is about, as [`Mismatch::step`] names it; every step if it is left out.
+    /// The step it is about, as [`Mismatch::step`] names it, with `*` as in a name; every step if it
+    /// is left out.
     step: Option<String>,
     /// Why.
     reason: String,
@@ -90,7 +91,7 @@ pub(super) struct Excuses<'a> {
 impl Excuses<'_> {
     /// Whether the mismatch is deliberate: then the rest of the recording is played all the same.
     pub(super) fn excuse(&mut self, mismatch: &Mismatch) -> bool {
-        let about = |e: &&&Entry| e.step.as_ref().is_none_or(|step| *step == mismatch.step);
+        let about = |e: &&&Entry| e.step.as_ref().is_none_or(|step| matches(step, &mismatch.step));
         let found = self.entries.iter().find(about);
         self.used = self.used.or_else(|| found.map(|entry| entry.reason.as_str()));
         found.is_some()

@@ -1,13 +1,13 @@
 //! The director under judgement: ours, in the recordings' network, driven by the recordings' commands.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use dataplane::{
     director::spec::{Counters, FlowInfo, MarkRule, Rates, ServiceInfo},
     io::sim::SimIo,
     ipvsadm::{
-        Dialect, Numeric, PROC_APP, Session, Stream, proc_conn, proc_conn_sync, proc_services,
-        proc_stats, proc_stats_percpu,
+        Dialect, PROC_APP, Session, Stream, proc_conn, proc_conn_sync, proc_services, proc_stats,
+        proc_stats_percpu,
     },
     selector::{Prefix, Selector},
     verdict::{DeviceId, DropReason, Verdict},
@@ -15,6 +15,7 @@ use dataplane::{
 
 use super::{
     iptables::Edit,
+    names::Few,
     network::{is_local, network, vips},
     shell::{self, After, Shell},
 };
@@ -55,7 +56,7 @@ impl Printed {
     }
 
     /// What comes out at the other end of a pipe, with the exit status from there.
-    fn through(self, after: &After) -> Self {
+    fn through(self, after: &After, files: &mut BTreeMap<String, String>) -> Self {
         let mut lines: Vec<_> = self.stdout.lines().collect();
         let exit = match after {
             After::Nothing => return self,
@@ -66,6 +67,15 @@ impl Printed {
             After::Grep(pattern) => {
                 lines.retain(|line| line.contains(pattern.as_str()));
                 u8::from(lines.is_empty())
+            }
+            After::Into(file) => {
+                files.insert(file.clone(), self.stdout);
+                return Self { stdout: String::new(), ..self };
+            }
+            After::Same(file) => {
+                let same = files.get(file) == Some(&self.stdout);
+                let stdout = if same { "same\n" } else { "" }.to_owned();
+                return Self { stdout, exit: u8::from(!same), ..self };
             }
         };
         let stdout = lines.iter().map(|line| format!("{line}\n")).collect();
@@ -111,6 +121,8 @@ pub(super) struct World {
     local: Vec<Prefix>,
     /// What iptables was told.
     marks: Vec<MarkRule>,
+    /// Files that commands wrote, by name.
+    files: BTreeMap<String, String>,
 }
 
 impl World {
@@ -119,7 +131,7 @@ impl World {
         // Recorded packets are never too big for the links; paths bring the recordings' MTU.
         let io = SimIo::new(&[MTU; 2], QUEUE);
         let lb = Lb::new(&sizes, network([MTU; 2]), vec![io]).expect("a small table fits");
-        Self { lb, local: vips().collect(), marks: Vec::new() }
+        Self { lb, local: vips().collect(), marks: Vec::new(), files: BTreeMap::new() }
     }
 
     /// Whether an address is the director's own.
@@ -205,6 +217,19 @@ impl World {
         }
     }
 
+    /// Gives a line of commands as a person would; returns everything they printed and how the
+    /// last one exited.
+    pub(super) fn line(&mut self, line: &str) -> Printed {
+        let mut printed = Printed::default();
+        for command in line.split(';') {
+            let next = self.printed(command.trim());
+            printed.stdout.push_str(&next.stdout);
+            printed.stderr.push_str(&next.stderr);
+            printed.exit = next.exit;
+        }
+        printed
+    }
+
     /// ipvsadm with the words of `line`.
     pub(super) fn ipvsadm_line(&mut self, line: &str) -> Printed {
         let words: Vec<_> = line.split_whitespace().collect();
@@ -213,9 +238,11 @@ impl World {
 
     fn command(&mut self, command: &Shell) -> Printed {
         match command {
-            Shell::Ipvsadm { args, input, after } => {
+            Shell::Ipvsadm { args, input, from, after } => {
                 let words: Vec<_> = args.iter().map(String::as_str).collect();
-                self.ipvsadm(&words, input).through(after)
+                let saved = from.as_ref().and_then(|file| self.files.get(file)).cloned();
+                let printed = self.ipvsadm(&words, saved.as_deref().unwrap_or(input));
+                printed.through(after, &mut self.files)
             }
             Shell::Setting { name, value, quiet } => {
                 if let Err(error) = self.lb.director.set_setting(name, *value) {
@@ -311,7 +338,7 @@ impl World {
         let mut session = Session {
             program: "ipvsadm",
             dialect: Dialect::Ipvsadm,
-            names: &Numeric,
+            names: &Few,
             backend: &mut self.lb,
             print: &mut |stream, text| match stream {
                 Stream::Out => printed.stdout.push_str(text),
