@@ -52,6 +52,9 @@ pub struct Settings {
     pub schedule_icmp: bool,
     /// Tunnels set DF and say "too big". Default `true`.
     pub pmtu_disc: bool,
+    /// What a firewall-mark service without real servers gets for other hosts is routed on. Default
+    /// `false`.
+    pub cache_bypass: bool,
     /// Rates are estimated. Default `true`. Not for the packet path.
     pub run_estimation: bool,
     /// Which clients of a nat service get a local address as full NAT gives it, if there is one: 0
@@ -98,6 +101,7 @@ impl Default for Settings {
             expire_quiescent_template: false,
             schedule_icmp: false,
             pmtu_disc: true,
+            cache_bypass: false,
             run_estimation: true,
             hairpin: 1,
         }

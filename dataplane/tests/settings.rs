@@ -13,10 +13,15 @@ use support::{
     network::{BACKEND, CLIENT, OWN, ROUTER},
 };
 use xvs_dataplane::{
+    addr::Family,
     clock::{TICKS_PER_SECOND, Tick},
-    director::{SETTINGS, spec::DirectorError},
+    director::{
+        SETTINGS,
+        spec::{DirectorError, MarkRule, ServiceKey, ServiceSpec},
+    },
     endpoint::Method,
     flow::FlowView,
+    selector::{Ports, Selector},
     verdict::DropReason,
 };
 
@@ -141,6 +146,7 @@ fn defaults_are_the_kernels() {
     for (name, expected) in [
         ("am_droprate", 10),
         ("amemthresh", 1024),
+        ("cache_bypass", 0),
         ("conn_reuse_mode", 1),
         ("conntrack", 0),
         ("drop_entry", 0),
@@ -208,13 +214,14 @@ fn the_automatic_modes_come_and_go_with_the_room() {
     set(&mut it, &[("amemthresh", 0)]);
     assert_eq!(["drop_packet", "secure_tcp", "drop_entry"].map(|name| shown(&it, name)), [1; 3]);
     assert!((0..64).all(|n| client(&mut it, 2000 + n, "S")));
-    // 1024 slots and 64 flows: 960 are free, 40 are missing, 1000 / 40 = 25.
-    set(&mut it, &[("amemthresh", 1000)]);
+    // 64 slots are taken: 40 are missing.
+    let threshold = u32::try_from(it.flows.capacity()).unwrap() - 24;
+    set(&mut it, &[("amemthresh", threshold)]);
     assert_eq!(["drop_packet", "secure_tcp", "drop_entry"].map(|name| shown(&it, name)), [2; 3]);
     assert_eq!(it.director.settings().iter().find(|s| s.0 == "drop_packet").unwrap().1, 1);
-    let passed: Vec<_> = (0..50).map(|n| client(&mut it, 3000 + n, "S")).collect();
-    let dropped: Vec<_> = (0..50).filter(|n| !passed[*n]).collect();
-    assert_eq!(dropped, [24, 49]);
+    let rate = u16::try_from(threshold / 40).unwrap();
+    let dropped: Vec<_> = (0..2 * rate).filter(|n| !client(&mut it, 3000 + n, "S")).collect();
+    assert_eq!(dropped, [rate - 1, 2 * rate - 1]);
     set(&mut it, &[("amemthresh", 100)]);
     assert_eq!(["drop_packet", "secure_tcp", "drop_entry"].map(|name| shown(&it, name)), [1; 3]);
 }
@@ -223,7 +230,7 @@ fn the_automatic_modes_come_and_go_with_the_room() {
 fn secure_tcp_believes_only_what_the_real_server_acknowledged() {
     for (mode, state) in [(0, "ESTABLISHED"), (1, "SYNACK"), (3, "SYNACK")] {
         // All slots are wanted free: the automatic mode is in force from the first flow on.
-        let mut it = lab(&[("amemthresh", 2000), ("secure_tcp", mode)]);
+        let mut it = lab(&[("amemthresh", 1 << 20), ("secure_tcp", mode)]);
         establish(&mut it, 1000);
         assert_eq!(states(&mut it), [state], "mode {mode}");
     }
@@ -333,4 +340,31 @@ fn a_packet_from_the_port_of_ftp_data_opens_no_flow() {
     let mut it = lab(&[]);
     assert!(!client(&mut it, 20, "S"));
     assert!(states(&mut it).is_empty());
+}
+
+#[test]
+fn cache_bypass_routes_on_what_a_mark_brings_and_no_cache_takes() {
+    let mut it = lab(&[]);
+    let key = ServiceKey::Mark { mark: 5, family: Family::V4 };
+    let spec = ServiceSpec { key, ..it.director.services()[0].spec.clone() };
+    it.director.add_service(&spec).unwrap();
+    let selector = Selector {
+        from: None,
+        to: "198.51.100.0/24".parse().unwrap(),
+        protocol: None,
+        ports: Ports::ANY,
+    };
+    it.director.add_mark_rule(MarkRule { mark: 5, selector }).unwrap();
+    it.publish();
+    let remote = |flags| tcp(("10.9.0.7", 1025), ("198.51.100.9", 80), flags, b"");
+    assert_eq!(it.pass(CLIENT, &remote("S")).len(), 1, "refused: port unreachable");
+    set(&mut it, &[("cache_bypass", 1)]);
+    for flags in ["S", "A", "FA"] {
+        assert!(it.pass(CLIENT, &remote(flags)).is_empty());
+        assert!(it.worker.io_mut().take_host().is_some(), "{flags}: the host routes it");
+    }
+    let real = it.director.services()[0].reals[0].spec;
+    it.director.add_real(&key, &real).unwrap();
+    it.publish();
+    assert_eq!(it.pass(CLIENT, &remote("S"))[0].0, BACKEND, "a cache is there");
 }

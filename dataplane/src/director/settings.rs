@@ -107,7 +107,6 @@ const BY_DESTINATION: &str =
     "replies are routed by their destination alone, which is the same before and after translation";
 const NEVER_AGAIN: &str =
     "packets that come out of a tunnel on this box stay in the kernel, so services never see them";
-const NO_BYPASS: &str = "a packet to a service without real servers is refused and not routed on";
 const NO_THREADS: &str = "rates are estimated by the daemon itself and not by kernel threads";
 
 /// All settings, by name.
@@ -115,7 +114,7 @@ const TABLE: &[Setting] = &[
     number!(am_droprate, INT_MAX),
     number!(amemthresh, INT_MAX),
     absent("backup_only", NO_SYNC),
-    fixed("cache_bypass", 0, NO_BYPASS),
+    switch!(cache_bypass),
     number!(conn_reuse_mode, 3, u32::from, octet),
     fixed("conntrack", 0, NO_NETFILTER),
     absent("debug_level", "the daemon logs as its option --log has it"),

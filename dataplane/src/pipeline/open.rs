@@ -108,6 +108,15 @@ pub(super) fn may_open(cx: &Context<'_>, parsed: &Parsed) -> bool {
     parsed.key.source_port != FTP_DATA && state::opens(parsed.key.protocol, parsed.flags, sloppy)
 }
 
+/// Whether what finds no real server goes where its sender sent it (`cache_bypass`): packets for other
+/// hosts that a firewall mark brings to a service, which stands for caches then. The kernel makes
+/// a flow for it; here the host's own routing decides about each packet.
+fn bypasses(cx: &Context<'_>, key: &FlowKey, service: &Service) -> bool {
+    cx.snapshot.settings.cache_bypass
+        && matches!(service.key, ServiceKey::Mark { .. })
+        && !cx.snapshot.routes.is_local(key.destination)
+}
+
 impl Pipeline {
     /// A packet that no flow knows.
     #[cold]
@@ -135,10 +144,16 @@ impl Pipeline {
             return Err(DropReason::ShortTransport);
         }
         if !may_open(cx, &parsed) {
+            if bypasses(cx, &parsed.key, service) {
+                return Ok(Verdict::Host);
+            }
             return self.stray(cx, packet, &parsed);
         }
         let message = call::message(service, packet, &parsed);
         let scheduled = self.schedule(cx, &parsed, service, message)?;
+        if matches!(scheduled, Scheduled::Nowhere) && bypasses(cx, &parsed.key, service) {
+            return Ok(Verdict::Host);
+        }
         self.send_first(cx, packet, parsed, scheduled)
     }
 

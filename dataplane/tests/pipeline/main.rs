@@ -272,3 +272,35 @@ fn a_service_that_takes_every_port_keeps_the_clients_and_the_port() {
     let templates: u32 = listed[0].reals.iter().map(|real| real.persistent).sum();
     assert_eq!(templates, 2);
 }
+#[test]
+fn a_client_whose_real_server_is_drained_again_and_again_is_always_served() {
+    let mut it = Lab::with(Method::Nat, "10.0.0.1", &["10.2.0.11", "10.2.0.12"], 80);
+    let key = it.director.services()[0].spec.key;
+    let persistent =
+        ServiceSpec { persistence_s: Some(600), ..it.director.services()[0].spec.clone() };
+    it.director.edit_service(&persistent).unwrap();
+    it.director.set_setting("expire_quiescent_template", 1).unwrap();
+    let reals: Vec<_> = it.director.services()[0].reals.iter().map(|real| real.spec).collect();
+    for round in 0..60 {
+        let drained = usize::from(round % 2 == 1);
+        for (at, real) in reals.iter().enumerate() {
+            let weight = u32::from(at != drained);
+            it.director.edit_real(&key, &RealSpec { weight, ..*real }).unwrap();
+        }
+        it.publish();
+        let out = it.pass(CLIENT, &tcp(("10.9.0.7", 2000 + round), ("10.0.0.1", 80), "S", b""));
+        let (_, destination, ..) = read(&out[0].1);
+        assert!(destination.starts_with(&reals[1 - drained].addr.to_string()), "{destination}");
+    }
+    let listed = it.director.services();
+    let templates: u32 = listed[0].reals.iter().map(|real| real.persistent).sum();
+    assert!((2..=60).contains(&templates), "the old ones live on as far as there is room");
+    let table = it.worker.pipeline_mut().table_mut();
+    let views: Vec<_> = table.table().flows(1).collect();
+    let now = xvs_dataplane::clock::Clock::now(it.worker.clock());
+    let flows = views.iter().filter_map(|view| it.director.flow_info(view, now));
+    let (old, new): (Vec<_>, Vec<_>) =
+        flows.filter(|flow| flow.client.1 == 0).partition(|flow| flow.virt.1 == 65535);
+    assert_eq!((new.len(), old.len()), (1, templates as usize - 1));
+    assert!(old.iter().all(|flow| flow.real.1 == 65535));
+}
