@@ -39,6 +39,8 @@ pub(super) enum Contender {
     SwapRing,
     /// xvsd with this many services, nat.
     Xvsd(u32),
+    /// xvsd over raw sockets, which take super-segments.
+    XvsdRaw,
 }
 
 /// What a contender needs as long as it runs.
@@ -63,6 +65,7 @@ impl Contender {
             Self::Swap => "AF_XDP MAC swap".to_owned(),
             Self::SwapRing => "AF_XDP MAC swap, transmit ring".to_owned(),
             Self::Xvsd(count) => format!("xvsd, {}", services(count)),
+            Self::XvsdRaw => "xvsd, raw sockets".to_owned(),
         }
     }
 
@@ -100,6 +103,11 @@ impl Contender {
             Self::Xvsd(services) => {
                 let flows = if pinned { FLOWS } else { 1 << 20 };
                 let text = configuration(services, 1, flows, pinned);
+                Balancer::start(&site.lb, site.folder.path(), &text).map(Running::Daemon)
+            }
+            Self::XvsdRaw => {
+                let text = configuration(1, 1, 1 << 20, pinned);
+                let text = text.replace("[[interface]]\n", "[[interface]]\nmode = \"raw\"\n");
                 Balancer::start(&site.lb, site.folder.path(), &text).map(Running::Daemon)
             }
         }

@@ -6,6 +6,8 @@
 
 pub mod fault;
 #[cfg(feature = "raw")]
+mod glue;
+#[cfg(feature = "raw")]
 mod gso;
 #[cfg(feature = "raw")]
 pub mod host;

@@ -9,7 +9,8 @@
 //! fragment to a VIP without a flow, say) reach nobody, though they count as the host's.
 //!
 //! What the kernel or a virtual peer left undone is done here, so that no interface needs its
-//! offloads switched off: VLAN tags put back, checksums finished, super-segments cut (`gso`).
+//! offloads switched off: VLAN tags put back, checksums finished, super-segments cut (`gso`), and
+//! their pieces joined again when they leave together (`glue`).
 //!
 //! Sources: packet(7); Linux `net/packet/af_packet.c` (fanout, `PACKET_VNET_HDR`).
 
@@ -172,13 +173,14 @@ impl Io for RawIo {
             self.receive()?;
         }
         let device = self.batch.device;
-        let mut packets = self.batch.lend(&mut self.pieces);
+        let mut follows = 0;
+        let mut packets = self.batch.lend(&mut self.pieces, &mut follows);
         if packets.is_empty() {
             return Ok(0);
         }
         let came: ArrayVec<usize, BURST> = packets.iter().map(Packet::len).collect();
         process(&mut packets);
-        self.sender.carry_out(&mut packets);
+        self.sender.carry_out(&mut packets, follows);
         for (packet, &length) in packets.iter().zip(&came) {
             settle(device, length, packet.verdict);
         }

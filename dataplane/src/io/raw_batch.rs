@@ -28,6 +28,8 @@ const START: usize = HEADROOM + TAG;
 /// is touched only as far as frames reach.
 pub(super) const SLOT: usize = 68 * 1024;
 
+const _: () = assert!(BURST <= 64, "`follows` has a bit for each packet");
+
 /// One received frame in its slot.
 #[derive(Clone, Copy, Debug)]
 struct Frame {
@@ -85,9 +87,15 @@ impl Batch {
     }
 
     /// Lends the next frames, pieces of super-segments in slots of `pieces`, at most [`BURST`]. The
-    /// burst counts as lent with this call.
-    pub(super) fn lend<'a>(&'a mut self, pieces: &'a mut [u8]) -> ArrayVec<Packet<'a>, BURST> {
+    /// burst counts as lent with this call. A bit of `follows` is set for each packet that is of
+    /// one super-segment with the packet before it.
+    pub(super) fn lend<'a>(
+        &'a mut self,
+        pieces: &'a mut [u8],
+        follows: &mut u64,
+    ) -> ArrayVec<Packet<'a>, BURST> {
         let device = self.device;
+        *follows = 0;
         let mut packets = ArrayVec::new();
         let mut rooms = pieces.chunks_exact_mut(SLOT);
         let (first, mut piece) = self.next;
@@ -107,6 +115,8 @@ impl Batch {
                 };
                 let length =
                     segments.emit(&slot[frame.start..frame.end], piece, &mut room[START..]);
+                // The first of a burst follows nothing in it.
+                *follows |= u64::from(piece > 0 && !packets.is_empty()) << packets.len();
                 packets.push(Packet::new(room, START, START + length, device));
                 piece += 1;
                 // Moves on with the last piece, so that a batch all lent is empty.
@@ -180,7 +190,7 @@ mod tests {
         let mut pieces = vec![0; BURST * SLOT];
         let mut lengths = Vec::new();
         while !batch.is_empty() {
-            let packets = batch.lend(&mut pieces);
+            let packets = batch.lend(&mut pieces, &mut 0);
             assert!(!packets.is_empty() && packets.len() <= BURST);
             assert!(packets.iter().all(|packet| packet.start() >= HEADROOM));
             lengths.extend(packets.iter().map(Packet::len));
@@ -193,7 +203,7 @@ mod tests {
     #[test]
     fn a_burst_that_takes_the_last_piece_empties_the_batch() {
         let mut batch = batch(&[super_segment(100 * BURST)], None);
-        assert_eq!(batch.lend(&mut vec![0; BURST * SLOT]).len(), BURST);
+        assert_eq!(batch.lend(&mut vec![0; BURST * SLOT], &mut 0).len(), BURST);
         assert!(batch.is_empty());
     }
 
@@ -204,7 +214,7 @@ mod tests {
         let mut pieces = vec![0; BURST * SLOT];
         let mut count = 0;
         while !batch.is_empty() {
-            count += batch.lend(&mut pieces).len();
+            count += batch.lend(&mut pieces, &mut 0).len();
         }
         assert_eq!(count, 4 * BURST);
     }
@@ -217,7 +227,7 @@ mod tests {
         }
         let mut batch = batch(&[octets], Some((0x8100, 0x2005)));
         let mut pieces = Vec::new();
-        let packets = batch.lend(&mut pieces);
+        let packets = batch.lend(&mut pieces, &mut 0);
         let frame = packets[0].bytes();
         assert_eq!(frame.len(), 64);
         assert_eq!(frame[..12], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);

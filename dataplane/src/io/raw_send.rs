@@ -7,7 +7,7 @@ use std::{io, os::fd::OwnedFd};
 use arrayvec::ArrayVec;
 use rustix::net::{netdevice, sockopt};
 
-use super::{fits_mtu, sys};
+use super::{fits_mtu, glue::Train, sys};
 use crate::{
     packet::{BURST, Packet},
     verdict::{DeviceId, DropReason, Verdict},
@@ -35,6 +35,8 @@ pub(super) struct Port {
 #[derive(Debug)]
 pub(super) struct Sender {
     socket: OwnedFd,
+    /// The same with a `struct virtio_net_hdr` in front of each frame: for trains.
+    trains: OwnedFd,
     ports: Vec<Port>,
     /// Copies of frames that wait, one behind the other.
     outbox: Vec<u8>,
@@ -45,33 +47,97 @@ pub(super) struct Sender {
 impl Sender {
     /// A sender for `ports`, whose places are their device ids.
     pub(super) fn new(ports: Vec<Port>) -> io::Result<Self> {
-        let socket = sys::packet_socket()?;
-        sockopt::set_socket_send_buffer_size_force(&socket, SEND_BUFFER)?;
+        let open = || {
+            let socket = sys::packet_socket()?;
+            sockopt::set_socket_send_buffer_size_force(&socket, SEND_BUFFER)?;
+            io::Result::Ok(socket)
+        };
+        let (socket, trains) = (open()?, open()?);
+        sys::set_option(&trains, libc::PACKET_VNET_HDR, 1)?;
         let outbox = Vec::with_capacity(OUTBOX);
-        Ok(Self { socket, ports, outbox, waiting: ArrayVec::new() })
+        Ok(Self { socket, trains, ports, outbox, waiting: ArrayVec::new() })
     }
 
-    /// Sends what is to be sent, in order; what cannot go becomes a drop with its reason.
-    pub(super) fn carry_out(&self, packets: &mut [Packet<'_>]) {
+    /// Sends what is to be sent, in order; what cannot go becomes a drop with its reason. Packets
+    /// whose bit of `follows` is set are of one super-segment with the one before, and leave
+    /// joined with it if they still go together.
+    pub(super) fn carry_out(&self, packets: &mut [Packet<'_>], follows: u64) {
         let mut places: ArrayVec<usize, BURST> = ArrayVec::new();
-        let mut frames: ArrayVec<(u32, &[u8]), BURST> = ArrayVec::new();
         let mut refused: ArrayVec<(usize, DropReason), BURST> = ArrayVec::new();
-        for (place, packet) in packets.iter().enumerate() {
-            if let Verdict::Tx(egress) = packet.verdict {
-                match self.admit(egress, packet.bytes()) {
-                    Ok(index) => {
-                        places.push(place);
-                        frames.push((index, packet.bytes()));
-                    }
+        let mut place = 0;
+        while place < packets.len() {
+            if let Some((train, index)) = self.train(packets, place, follows) {
+                self.single(packets, &mut places, &mut refused);
+                let end = place + train.count;
+                if let Err(reason) = self.send_train(&train, index, &packets[place..end]) {
+                    refused.extend((place..end).map(|place| (place, reason)));
+                }
+                place = end;
+                continue;
+            }
+            if let Verdict::Tx(egress) = packets[place].verdict {
+                match self.admit(egress, packets[place].bytes()) {
+                    Ok(_) => places.push(place),
                     Err(reason) => refused.push((place, reason)),
                 }
             }
+            place += 1;
         }
-        self.transmit(&frames, |frame, reason| refused.push((places[frame], reason)));
-        drop(frames);
+        self.single(packets, &mut places, &mut refused);
         for (place, reason) in refused {
             packets[place].verdict = Verdict::Drop(reason);
         }
+    }
+
+    /// The train that begins at a place, and the kernel's number of the interface it leaves by.
+    fn train(&self, packets: &[Packet<'_>], place: usize, follows: u64) -> Option<(Train, u32)> {
+        let next = |at: usize| at + 1 < packets.len() && follows >> (at + 1) & 1 == 1;
+        let Verdict::Tx(egress) = packets[place].verdict else {
+            return None;
+        };
+        if !next(place) {
+            return None;
+        }
+        let index = self.admit(egress, packets[place].bytes()).ok()?;
+        let together = (place..packets.len())
+            .take_while(|&at| at == place || next(at - 1))
+            .map(|at| &packets[at])
+            .take_while(|packet| packet.verdict == Verdict::Tx(egress));
+        Some((Train::join(together.map(Packet::bytes))?, index))
+    }
+
+    fn send_train(
+        &self,
+        train: &Train,
+        index: u32,
+        packets: &[Packet<'_>],
+    ) -> Result<(), DropReason> {
+        let mut parts: ArrayVec<&[u8], { sys::PARTS }> = ArrayVec::new();
+        parts.push(train.head());
+        parts.extend(packets.iter().map(|packet| &packet.bytes()[train.payload..]));
+        let sent = sys::send_parts(&self.trains, index, &parts);
+        sent.map_err(|error| refusal(error.raw_os_error()))
+    }
+
+    /// Sends what waits by itself.
+    fn single(
+        &self,
+        packets: &[Packet<'_>],
+        places: &mut ArrayVec<usize, BURST>,
+        refused: &mut ArrayVec<(usize, DropReason), BURST>,
+    ) {
+        let frames: ArrayVec<(u32, &[u8]), BURST> = places
+            .iter()
+            .filter_map(|&place| match packets[place].verdict {
+                Verdict::Tx(egress) => {
+                    Some((self.ports[usize::from(egress.0)].index, packets[place].bytes()))
+                }
+                _ => None,
+            })
+            .collect();
+        self.transmit(&frames, |frame, reason| refused.push((places[frame], reason)));
+        drop(frames);
+        places.clear();
     }
 
     /// Takes a copy of `frame`, to be sent with the next [`Sender::flush`]; `false` if the device

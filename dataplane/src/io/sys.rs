@@ -26,6 +26,9 @@ use crate::packet::BURST;
 /// `ETH_P_ALL` in network order, as socket addresses hold it.
 const ALL_PROTOCOLS: u16 = 3u16.to_be();
 
+/// Parts of one frame at most: a head, and a payload for each packet of a burst.
+pub(super) const PARTS: usize = BURST + 1;
+
 /// Families as socket addresses hold them.
 const AF_INET: u16 = 2;
 const AF_PACKET: u16 = 17;
@@ -278,6 +281,24 @@ pub(super) fn send(socket: &OwnedFd, frames: &[(u32, &[u8])]) -> io::Result<usiz
     // SAFETY: `first` points to `count` headers whose names and buffers are alive; the kernel only
     // reads the buffers, and writes `msg_len` alone.
     check(unsafe { libc::sendmmsg(socket.as_raw_fd(), first, count, libc::MSG_DONTWAIT) })
+}
+
+/// Sends one frame in parts, at most [`PARTS`] of them, through an interface. Does not block.
+pub(super) fn send_parts(socket: &OwnedFd, interface: u32, parts: &[&[u8]]) -> io::Result<()> {
+    let mut address = link_address(interface, 0);
+    let mut places: ArrayVec<libc::iovec, PARTS> = parts
+        .iter()
+        .map(|part| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() })
+        .collect();
+    let mut message = empty_message().msg_hdr;
+    message.msg_name = ptr::from_mut(&mut address).cast();
+    message.msg_namelen = length_of::<libc::sockaddr_ll>();
+    message.msg_iov = places.as_mut_ptr();
+    message.msg_iovlen = places.len();
+    let sent =
+        // SAFETY: `message` names an address and buffers that are alive; the kernel only reads them.
+        unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_DONTWAIT) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// A message header that names nothing.
