@@ -122,7 +122,8 @@ pub(super) fn lines(title: &str, x_name: &str, y_name: &str, series: &[Series]) 
     for tick in &ticks {
         let at = y(*tick);
         line(&mut out, "grid", (LEFT, at), (right, at));
-        text(&mut out, "tick end", (LEFT - 8.0, at + 4.0), &number(*tick));
+        let said = if end >= 5.0 { grouped(*tick) } else { format!("{tick:.1}") };
+        text(&mut out, "tick end", (LEFT - 8.0, at + 4.0), &said);
     }
     let mut places: Vec<f64> = points().map(|(x, _)| *x).collect();
     places.sort_by(f64::total_cmp);
@@ -184,8 +185,8 @@ fn label(out: &mut String, mut labels: Vec<(f64, f64, &str, &String, f64)>, righ
 
 /// Horizontal bars with whiskers.
 pub(super) fn bars(title: &str, unit: &str, bars: &[Bar]) -> String {
-    const LEFT: f64 = 218.0;
-    const RIGHT: f64 = 150.0;
+    const LEFT: f64 = 236.0;
+    const RIGHT: f64 = 186.0;
     const STEP: f64 = 30.0;
     let height = 26.0 + STEP * bars.len() as f64 + 8.0;
     let most = bars.iter().map(|bar| bar.value.max).fold(0.0, f64::max).max(f64::MIN_POSITIVE);
