@@ -71,6 +71,9 @@ pub const AVAILABLE: u16 = 1;
 /// Set while not even templates send new flows to the real server.
 pub const SHUNNED: u16 = 2;
 
+/// Set where full NAT tells the real server its clients' addresses by TOA.
+pub const TOA: u16 = 4;
+
 /// What control says about an endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Description {
@@ -82,7 +85,7 @@ pub struct Description {
     pub protocol: u8,
     /// How packets get there; meaningless for a virtual endpoint.
     pub method: Method,
-    /// [`AVAILABLE`] and [`SHUNNED`].
+    /// [`AVAILABLE`], [`SHUNNED`] and [`TOA`].
     pub flags: u16,
     /// Its weight; 0 takes no new flows.
     pub weight: u32,

@@ -46,7 +46,7 @@ struct Name {
     destination: Addr,
     /// Its identification: 16 bits for IPv4.
     id: u32,
-    /// Its protocol.
+    /// Its protocol; 0 for IPv6.
     protocol: u8,
     /// The device its pieces come by.
     device: DeviceId,
@@ -153,7 +153,8 @@ impl Fragments {
             source: piece.source,
             destination: piece.destination,
             id: piece.id,
-            protocol: piece.protocol,
+            // Of IPv6 only the first piece says what is fragmented (RFC 8200, section 4.5).
+            protocol: if piece.next_header_at.is_some() { 0 } else { piece.protocol },
             device: piece.device,
         };
         let slot = self.slot(&name, now);

@@ -74,6 +74,8 @@ pub struct ServiceSpec {
     pub one_packet: bool,
     /// `--pe`: persistence engine by name.
     pub engine: Option<String>,
+    /// `--toa`: full NAT tells its real servers the client's address by a TCP option.
+    pub toa: bool,
 }
 
 /// `--tun-type` and its options.

@@ -183,6 +183,8 @@ pub struct WorkStats {
     pub datagrams_lost: Counter,
     /// Packets that waited for a next hop in vain.
     pub parked_lost: Counter,
+    /// Packets of full NAT that should have told the client's address and had no room for it.
+    pub clients_untold: Counter,
     /// Answers not sent because the rate limit was reached.
     pub answers_suppressed: Counter,
 }

@@ -293,3 +293,91 @@ fn nat_to_the_box_itself_is_translated_there_and_back_and_loopback_gets_nothing(
     assert_eq!(it.dropped(DropReason::MappedAddress), 1);
     assert!(it.worker.io_mut().take_host().is_none());
 }
+
+/// A SYN with these TCP options.
+fn syn(from: (&str, u16), to: (&str, u16), options: &[u8], payload: &[u8]) -> Vec<u8> {
+    let plain = tcp(from, to, "S", &[options, payload].concat());
+    let v4 = plain[12..14] == [8, 0];
+    let l4 = if v4 { 34 } else { 54 };
+    let mut frame = plain;
+    frame[l4 + 12] += u8::try_from(options.len() / 4).unwrap() << 4;
+    frame[l4 + 16..l4 + 18].fill(0);
+    let headers = etherparse::PacketHeaders::from_ethernet_slice(&frame).unwrap();
+    let Some(etherparse::TransportHeader::Tcp(header)) = &headers.transport else { panic!() };
+    let payload = headers.payload.slice();
+    let checksum = match &headers.net {
+        Some(etherparse::NetHeaders::Ipv4(ip, _)) => header.calc_checksum_ipv4(ip, payload),
+        Some(etherparse::NetHeaders::Ipv6(ip, _)) => header.calc_checksum_ipv6(ip, payload),
+        _ => panic!("no IP"),
+    };
+    frame[l4 + 16..l4 + 18].copy_from_slice(&checksum.unwrap().to_be_bytes());
+    frame
+}
+
+/// The TCP options of a frame whose checksums must be right.
+fn options(frame: &[u8]) -> Vec<u8> {
+    read(frame);
+    let headers = etherparse::PacketHeaders::from_ethernet_slice(frame).unwrap();
+    let Some(etherparse::TransportHeader::Tcp(header)) = headers.transport else { panic!() };
+    header.options.as_slice().to_vec()
+}
+
+/// What TOA says of a client.
+fn told(client: &str, port: u16) -> Vec<u8> {
+    let addr = match addr(client).to_ip() {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let length = u8::try_from(4 + addr.len()).unwrap();
+    [&[254, length][..], &port.to_be_bytes(), &addr].concat()
+}
+
+fn telling(vip: &str, real: &str, local: &str) -> Lab {
+    let mut it = fullnat(vip, &[real], &[local], (5000, 5000));
+    let mut spec = it.director.services()[0].spec.clone();
+    spec.toa = true;
+    it.director.edit_service(&spec).unwrap();
+    it.publish();
+    it
+}
+
+#[test]
+fn real_servers_are_told_the_client_from_the_syn_to_the_first_data() {
+    for [vip, real, client, local] in FAMILIES {
+        let mut it = telling(vip, real, local);
+        let mss = [2, 4, 5, 0xb4];
+        let out = it.pass(CLIENT, &syn((client, 1025), (vip, 80), &mss, b""));
+        let wanted = [&told(client, 1025)[..], &mss].concat();
+        assert_eq!(options(&out[0].1), wanted, "{vip}: in front of the client's own");
+        let out =
+            it.pass(BACKEND, &syn((real, 8080), (local, 5000), &[1, 2, 4, 5, 0xb4, 1, 1, 0], b""));
+        let room = if addr(vip).is_v4() { 0xac } else { 0xa0 };
+        assert_eq!(options(&out[0].1)[..5], [1, 2, 4, 5, room], "{vip}: room for the option");
+        for payload in [&b""[..], b"GET /"] {
+            let out = it.pass(CLIENT, &tcp((client, 1025), (vip, 80), "A", payload));
+            assert_eq!(options(&out[0].1), told(client, 1025), "{vip}");
+            assert!(out[0].1.ends_with(payload));
+        }
+        for _ in 0..3 {
+            it.pass(BACKEND, &tcp((real, 8080), (local, 5000), "A", b"data"));
+        }
+        let out = it.pass(CLIENT, &tcp((client, 1025), (vip, 80), "A", b"more"));
+        assert!(options(&out[0].1).is_empty(), "{vip}: the real server knows");
+        assert_eq!(it.stats.worker(0).work.clients_untold.get(), 0);
+    }
+}
+
+#[test]
+fn what_has_no_room_for_the_client_goes_without_and_is_counted() {
+    let [vip, real, client, local] = FAMILIES[0];
+    let mut it = telling(vip, real, local);
+    let full = [1; 36];
+    let out = it.pass(CLIENT, &syn((client, 1025), (vip, 80), &full, b""));
+    assert_eq!(options(&out[0].1), full);
+    let untold = |it: &Lab| it.stats.worker(0).work.clients_untold.get();
+    assert_eq!(untold(&it), 1);
+    let out = it.pass(CLIENT, &tcp((client, 1025), (vip, 80), "A", &[7; 1453]));
+    assert_eq!((out[0].1.len(), untold(&it)), (14 + 40 + 1453, 2), "the path takes 1500");
+    let out = it.pass(CLIENT, &tcp((client, 1025), (vip, 80), "A", &[7; 1452]));
+    assert_eq!((options(&out[0].1), untold(&it)), (told(client, 1025), 2));
+}

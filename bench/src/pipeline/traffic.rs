@@ -83,6 +83,7 @@ impl Traffic {
                 netmask: u32::MAX,
                 one_packet: false,
                 engine: None,
+                toa: false,
             };
             director.add_service(&service).context("the service")?;
             for number in 0..REALS {

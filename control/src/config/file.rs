@@ -108,6 +108,7 @@ pub(super) struct Service {
     #[serde(default)]
     pub(super) one_packet: bool,
     pub(super) persistence_engine: Option<String>,
+    pub(super) client_address: Option<String>,
     #[serde(default)]
     pub(super) real: Vec<Real>,
 }

@@ -62,17 +62,21 @@ mod tests {
             let scheduler = prop_oneof![Just("wlc"), Just("mh")].prop_map(str::to_owned);
             let engine = proptest::option::of(Just("sip".to_owned()));
             let persistence = proptest::option::of(1..=2_678_400_u32);
-            (key(family), scheduler, flags, persistence, netmask, any::<bool>(), engine).prop_map(
-                |(key, scheduler, flags, persistence_s, netmask, one_packet, engine)| ServiceSpec {
-                    key,
-                    scheduler,
-                    flags,
-                    persistence_s,
-                    netmask,
-                    one_packet,
-                    engine,
-                },
-            )
+            (key(family), scheduler, flags, persistence, netmask, any::<[bool; 2]>(), engine)
+                .prop_map(
+                    |(key, scheduler, flags, persistence_s, netmask, [one_packet, toa], engine)| {
+                        ServiceSpec {
+                            key,
+                            scheduler,
+                            flags,
+                            persistence_s,
+                            netmask,
+                            one_packet,
+                            engine,
+                            toa,
+                        }
+                    },
+                )
         })
     }
 

@@ -17,7 +17,7 @@ use dataplane::{
 
 use crate::{
     engine::flows::{FlowFilter, FlowPage},
-    field::FieldError,
+    field::{self, FieldError},
     proto::v1,
     words,
 };
@@ -107,6 +107,10 @@ pub fn service_spec(message: &v1::Service) -> Result<ServiceSpec> {
         text => words::parse_netmask(text, key.family())
             .map_err(|reason| FieldError::new("netmask", reason))?,
     };
+    if !matches!(message.client_address.as_str(), "" | TOA) {
+        let reason = field::unknown("way", &message.client_address, [TOA]);
+        return Err(FieldError::new("client_address", reason));
+    }
     Ok(ServiceSpec {
         key,
         scheduler: or_default(&message.scheduler, DEFAULT_SCHEDULER).to_owned(),
@@ -115,6 +119,7 @@ pub fn service_spec(message: &v1::Service) -> Result<ServiceSpec> {
         netmask,
         one_packet: message.one_packet,
         engine: Some(message.persistence_engine.clone()).filter(|name| !name.is_empty()),
+        toa: message.client_address == TOA,
     })
 }
 
@@ -219,6 +224,9 @@ pub fn setting(message: &v1::Setting) -> Result<(String, u32)> {
     };
     Ok((message.name.clone(), value))
 }
+
+/// The only way by which full NAT tells real servers their clients' addresses.
+pub const TOA: &str = "toa";
 
 /// Which flows are asked for.
 ///

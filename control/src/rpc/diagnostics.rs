@@ -141,6 +141,7 @@ fn worker(
         flows_expired: work.flows_expired.get(),
         flows_refused: work.flows_refused.get(),
         answers_suppressed: work.answers_suppressed.get(),
+        clients_untold: work.clients_untold.get(),
         flows_sacrificed: work.flows_sacrificed.get(),
         room_short: work.room_short.get() != 0,
         longest_turn_nanoseconds: work.longest_turn.get(),

@@ -102,8 +102,12 @@ pub(super) fn real(key: &ServiceKey, spec: &RealSpec) -> Result<(), DirectorErro
     if spec.method == Method::Gue && spec.tunnel.port == 0 {
         return invalid("tunnel.port", "gue needs a UDP port".to_owned());
     }
-    if spec.method == Method::FullNat && spec.port == 0 {
-        return invalid("port", "0; fullnat needs the port of the real server".to_owned());
+    let every_port = spec.port == 0 || matches!(key, ServiceKey::Address { port: 0, .. });
+    if spec.method == Method::FullNat && every_port {
+        return invalid(
+            "method",
+            "fullnat needs a port, of the service and of the server".to_owned(),
+        );
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     addr::Addr,
-    endpoint::{AVAILABLE, EndpointId, SHUNNED},
+    endpoint::{AVAILABLE, EndpointId, SHUNNED, TOA},
     sched::Change,
 };
 
@@ -35,7 +35,7 @@ impl Director {
             }
         };
         let counted = self.counted(id);
-        self.renew(id, protocol(key), &RealSpec { port, ..*spec }, Hold::default());
+        self.renew(key, id, &RealSpec { port, ..*spec }, Hold::default());
         self.resolve(id, spec.addr);
         let entry = &mut self.services[at];
         entry
@@ -59,7 +59,7 @@ impl Director {
         check::real(key, spec)?;
         let (id, hold) = (entry.reals[place].id, entry.reals[place].hold);
         let port = self.endpoints.get(id).port();
-        self.renew(id, protocol(key), &RealSpec { port, ..*spec }, hold);
+        self.renew(key, id, &RealSpec { port, ..*spec }, hold);
         let entry = self.service_mut(key)?;
         entry.reals[place].spec = *spec;
         entry.rebuild(Change::Edited(id));
@@ -88,7 +88,7 @@ impl Director {
         }
         let (id, spec) = (real.id, real.spec);
         let port = self.endpoints.get(id).port();
-        self.renew(id, protocol(key), &RealSpec { port, ..spec }, hold);
+        self.renew(key, id, &RealSpec { port, ..spec }, hold);
         let entry = self.service_mut(key)?;
         entry.reals[place].hold = hold;
         entry.rebuild(Change::Edited(id));
@@ -133,15 +133,17 @@ impl Director {
 
     /// Describes a present real server; a raised or dropped upper threshold ends its overload
     /// (`__ip_vs_update_dest`).
-    fn renew(&self, id: EndpointId, protocol: u8, spec: &RealSpec, hold: Hold) {
+    pub(super) fn renew(&self, key: &ServiceKey, id: EndpointId, spec: &RealSpec, hold: Hold) {
         let endpoint = self.endpoints.get(id);
         let (upper, _) = endpoint.thresholds();
         if spec.upper == 0 || spec.upper > upper {
             endpoint.load.overloaded.store(0, Relaxed);
         }
         let weight = if hold.weight { 0 } else { spec.weight };
-        let flags = AVAILABLE | if hold.templates { SHUNNED } else { 0 };
-        self.describe(id, protocol, &RealSpec { weight, ..*spec }, flags);
+        let shunned = if hold.templates { SHUNNED } else { 0 };
+        let told = if self.service(key).is_ok_and(|entry| entry.spec.toa) { TOA } else { 0 };
+        let flags = AVAILABLE | shunned | told;
+        self.describe(id, protocol(key), &RealSpec { weight, ..*spec }, flags);
     }
 
     /// Takes a real server that is there out of the service at `at`.

@@ -4,7 +4,9 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use super::{
     CALLS_MAX, Director, ServiceEntry, check, less, plus,
-    spec::{Counters, DirectorError, Rates, RealInfo, ServiceInfo, ServiceKey, ServiceSpec},
+    spec::{
+        Counters, DirectorError, Rates, RealInfo, RealSpec, ServiceInfo, ServiceKey, ServiceSpec,
+    },
 };
 use crate::{
     addr::{Addr, Family},
@@ -153,6 +155,10 @@ impl Director {
         let entry = self.service_mut(&spec.key)?;
         entry.spec = spec.clone();
         entry.rebuild(Change::Service);
+        for real in &self.service(&spec.key)?.reals {
+            let port = self.endpoints.get(real.id).port();
+            self.renew(&spec.key, real.id, &RealSpec { port, ..real.spec }, real.hold);
+        }
         self.generation += 1;
         Ok(())
     }

@@ -28,6 +28,7 @@ fn service(port: u16, scheduler: &str) -> ServiceSpec {
         netmask: u32::MAX,
         one_packet: false,
         engine: None,
+        toa: false,
     }
 }
 

@@ -60,6 +60,7 @@ kinds! {
     TunNoChecksum => "tun-nocsum",
     TunChecksum => "tun-csum",
     TunRemoteChecksum => "tun-remcsum",
+    Toa => "toa",
 }
 
 /// Which options were given.
@@ -138,6 +139,7 @@ const SERVICE: &[Kind] = &[
     Kind::OnePacket,
     Kind::Engine,
     Kind::SchedFlags,
+    Kind::Toa,
 ];
 const REAL: &[Kind] = &[
     Kind::Method,

@@ -370,6 +370,7 @@ impl<'a> Draft<'a> {
             netmask,
             one_packet,
             engine: self.engine,
+            toa: self.given.has(Kind::Toa),
         })
     }
 

@@ -155,6 +155,9 @@ fn remarks(spec: &ServiceSpec) -> String {
     if spec.one_packet {
         out.push_str(" ops");
     }
+    if spec.toa {
+        out.push_str(" toa");
+    }
     out
 }
 

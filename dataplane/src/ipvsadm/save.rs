@@ -25,7 +25,7 @@ pub fn save(
     let mut out = String::new();
     for service in order::sorted_services(services) {
         let (key, protocol) = key(&service.spec.key, dialect, names);
-        out.push_str(&service_rule(&key, &service.spec));
+        out.push_str(&service_rule(&key, &service.spec, dialect));
         for real in order::sorted_reals(&service.reals) {
             let name = endpoint((real.spec.addr, real.spec.port), protocol, names);
             out.push_str(&format!("-a {key} -r {name} {}\n", real_options(&real.spec, dialect)));
@@ -56,7 +56,7 @@ fn key(key: &ServiceKey, dialect: Dialect, names: &dyn Names) -> (String, u8) {
     }
 }
 
-fn service_rule(key: &str, spec: &ServiceSpec) -> String {
+fn service_rule(key: &str, spec: &ServiceSpec, dialect: Dialect) -> String {
     let mut out = format!("-A {key} -s {}", spec.scheduler);
     if let Some(seconds) = spec.persistence_s {
         out.push_str(&format!(" -p {seconds}"));
@@ -72,6 +72,9 @@ fn service_rule(key: &str, spec: &ServiceSpec) -> String {
     }
     if any_flag(spec.flags) {
         out.push_str(&format!(" -b {}", flag_names(&spec.scheduler, spec.flags)));
+    }
+    if spec.toa && dialect != Dialect::Ipvsadm {
+        out.push_str(" --toa");
     }
     out.push('\n');
     out

@@ -11,24 +11,36 @@
 //! Hairpin: a nat real server that calls a service of its own would be answered past the box, by
 //! itself or by its neighbour. Such a flow gets a local address too, where there is one; see
 //! [`crate::service::Settings::hairpin`].
-//! Differing from the kernel, which has neither.
+//! A service may tell its real servers the client's address by TOA ([`toa`]): on the client's packets
+//! until the real server has sent [`TOLD_UNTIL`]; what has no room goes without and is counted.
+//! Differing from the kernel, which has none of this.
 
 use super::{Context, Pipeline, send::Hop};
 use crate::{
     addr::Family,
-    endpoint::{EndpointId, Method},
-    flow::{Entry, flag::FULLNAT},
-    forward::fullnat::{self, Ends},
+    endpoint::{EndpointId, Method, TOA},
+    flow::{Direction, Entry, flag::FULLNAT},
+    forward::{
+        fullnat::{self, Ends},
+        toa,
+    },
     key::FlowKey,
     packet::Packet,
     route::Path,
     verdict::DropReason,
-    wire::frame::Parsed,
+    wire::{
+        frame::{Kind, Parsed},
+        protocol, tcp,
+    },
 };
 
 /// Ports looked at for one flow. With 99 of 100 in use by flows to the same real server a search
 /// fails in a quarter of all cases; a pool is meant to be larger than that.
 const TRIES: u32 = 128;
+
+/// A client's address goes with its packets until the real server has sent this many: its SYN+ACK,
+/// perhaps twice, and what follows the client's first data.
+const TOLD_UNTIL: u32 = 4;
 
 /// The endpoint of a local address, and a port.
 pub(super) type Local = (EndpointId, u16);
@@ -76,7 +88,7 @@ impl Pipeline {
         let method = endpoint.method();
         let wanted = match method {
             // The host's own stack would answer a local address past us.
-            Method::FullNat if cx.snapshot.path(real).is_host() => {
+            Method::FullNat if cx.snapshot.path(real).is_host() || endpoint.port() == 0 => {
                 return Ok((Method::Nat, None));
             }
             Method::FullNat => true,
@@ -135,7 +147,17 @@ impl Pipeline {
             source: (cx.endpoints.get(flow.local()).addr(), flow.local_port()),
             destination: (real.addr(), real.port()),
         };
-        fullnat::rewrite(packet, parsed, &ends, path)
+        fullnat::rewrite(packet, parsed, &ends, path)?;
+        if tells(cx, parsed, hop)
+            && parsed.flags & tcp::flags::RST == 0
+            && flow.packets(Direction::ToClient) < TOLD_UNTIL
+        {
+            let client = (flow.client(), flow.client_port());
+            if !toa::insert(packet, parsed, client, self.mtu(cx, hop.real)) {
+                cx.stats.work.clients_untold.add(1);
+            }
+        }
+        Ok(())
     }
 
     /// Rewrites both ends of a real server's packet.
@@ -152,8 +174,18 @@ impl Pipeline {
         let port = if virt.port() == 0 { parsed.key.source_port } else { virt.port() };
         let ends =
             Ends { source: (virt.addr(), port), destination: (flow.client(), flow.client_port()) };
+        if tells(cx, parsed, hop) && parsed.flags & tcp::flags::SYN != 0 {
+            toa::lower_mss(packet, parsed);
+        }
         fullnat::rewrite(packet, parsed, &ends, path)
     }
+}
+
+/// Whether the real servers of a flow's service are told their clients' addresses.
+fn tells(cx: &Context<'_>, parsed: &Parsed, hop: Hop) -> bool {
+    parsed.kind == Kind::Flow
+        && parsed.key.protocol == protocol::TCP
+        && cx.endpoints.get(hop.real).flags() & TOA != 0
 }
 
 /// Whether a client of a nat service would be answered past the box.

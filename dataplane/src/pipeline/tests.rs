@@ -107,6 +107,7 @@ fn side() -> Side {
                 netmask: if vip.contains(':') { 128 } else { u32::MAX },
                 one_packet: false,
                 engine: None,
+                toa: false,
             };
             director.add_service(&service).unwrap();
             let real = RealSpec {

@@ -51,6 +51,7 @@ fn spec() -> impl Strategy<Value = ServiceSpec> {
                         netmask: if persist { mask } else { none },
                         one_packet: one_packet && (marked || protocol == 17),
                         engine: engine.then(|| "sip".to_owned()),
+                        toa: false,
                     }
                 },
             )
@@ -62,6 +63,7 @@ fn real(key: ServiceKey) -> impl Strategy<Value = RealSpec> {
         Just(Method::Nat),
         Just(Method::Dr),
         Just(Method::Local),
+        Just(Method::FullNat),
         Just(Method::Ipip),
         Just(Method::Gue),
         Just(Method::Gre)

@@ -116,6 +116,7 @@ impl Plan {
                 netmask: if self.v6 { 128 } else { u32::MAX },
                 one_packet: false,
                 engine: None,
+                toa: false,
             })
             .unwrap();
         director

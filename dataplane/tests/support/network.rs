@@ -61,6 +61,11 @@ pub(crate) fn network() -> Network {
             route("fd02::", 64, 1, None),
         ],
         neighbours,
-        local: vec![(addr("10.1.0.1"), 32), (addr("10.2.0.1"), 32), (addr("127.0.0.0"), 8)],
+        local: vec![
+            (addr("10.1.0.1"), 32),
+            (addr("10.2.0.1"), 32),
+            (addr("127.0.0.0"), 8),
+            (addr("fd02::1"), 128),
+        ],
     }
 }
