@@ -110,19 +110,18 @@ impl Judge<'_> {
                 let text = text()?;
                 self.scenario(&name, |excuses| play_seq::play(&text, excuses))
             }
-            ("json", "states") => {
-                for case in states::read(path)? {
-                    self.scenario(&format!("{folder}/{}", case.name()), |excuses| {
-                        play_states::play(&case, excuses)
-                    })?;
+            ("json", _) => match states::read(path) {
+                Ok(Some(cases)) => cases.iter().try_for_each(|case| {
+                    let name = format!("{folder}/{}", case.name());
+                    self.scenario(&name, |excuses| play_states::play(case, excuses))
+                }),
+                Ok(None) => {
+                    let trace = trace::Trace::read(path).map_err(|error| format!("{error:#}"));
+                    self.scenario(&name, |excuses| Ok(play_trace::play(&trace?, excuses)))
                 }
-                Ok(())
-            }
-            ("json", _) => {
-                let trace = trace::Trace::read(path)?;
-                self.scenario(&name, |excuses| Ok(play_trace::play(&trace, excuses)))
-            }
-            ("txt", "errors") => {
+                Err(error) => self.scenario(&name, |_| Err(format!("{error:#}"))),
+            },
+            ("txt", stem) if folder == "text" && stem.starts_with("errors") => {
                 for (number, exchange) in (1..).zip(play_text::parse(&text()?)) {
                     let name = format!("{name}/{number}");
                     self.scenario(&name, |excuses| Ok(play_text::play_error(&exchange, excuses)))?;

@@ -7,7 +7,8 @@ use serde::Deserialize;
 
 #[derive(Debug, Deserialize)]
 struct File {
-    cases: Vec<Case>,
+    /// Missing in a file of another format.
+    cases: Option<Vec<Case>>,
 }
 
 /// One case.
@@ -49,8 +50,8 @@ const TCP: Service = Service { option: "-t", port: 80, nat_port: 8080 };
 const UDP: Service = Service { option: "-u", port: 7000, nat_port: 7001 };
 const SCTP: Service = Service { option: "--sctp-service", port: 3868, nat_port: 3869 };
 
-/// Reads the cases.
-pub(super) fn read(path: &Path) -> anyhow::Result<Vec<Case>> {
+/// Reads the cases; `None` if this is a recording of another format.
+pub(super) fn read(path: &Path) -> anyhow::Result<Option<Vec<Case>>> {
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let file: File = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
     Ok(file.cases)

@@ -14,6 +14,7 @@ mod drain;
 mod http;
 mod laboratory;
 mod local;
+mod marks;
 mod methods;
 mod refusals;
 mod transfer;

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     addr::Addr,
-    endpoint::{AVAILABLE, EndpointId, SHUNNED, TOA},
+    endpoint::{AVAILABLE, EndpointId, Method, SHUNNED, TOA},
     sched::Change,
 };
 
@@ -166,14 +166,15 @@ impl Director {
 }
 
 /// The port that flows to a real server have there; 0: the one their clients use. A persistent
-/// service for every port maps none, whatever its real servers say (`ip_vs_sched_persist`). Fixed
-/// when the real server joins: flows must find it unchanged.
+/// service for every port maps none, whatever its real servers say (`ip_vs_sched_persist`), but by
+/// fullnat, which the kernel does not have. Fixed when the real server joins: flows must find it unchanged.
 const fn flow_port(key: &ServiceKey, spec: &RealSpec, persistent: bool) -> u16 {
     let every_port = match key {
         ServiceKey::Address { port, .. } => *port == 0,
         ServiceKey::Mark { .. } => true,
     };
-    if every_port && persistent { 0 } else { spec.port }
+    let mapped = matches!(spec.method, Method::FullNat);
+    if every_port && persistent && !mapped { 0 } else { spec.port }
 }
 
 /// Whether this is the real server with that address and port.
