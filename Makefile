@@ -18,7 +18,7 @@ missing = $(filter-out $(call present,$(1)),$(1))
 apt = DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends
 ROOT := $(filter 0,$(shell id -u))
 
-.PHONY: help setup build demo test check fmt lint doc unit e2e loom conform captures sim stress fuzz bench install clean
+.PHONY: help setup build demo test check fmt lint doc unit e2e loom conform captures sim stress fuzz bench matrix instructions stages install clean
 
 help: ## Print this list
 	@sed -nE 's/^([a-z0-9]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -77,6 +77,16 @@ fuzz: ## Fuzz each target for T=30 seconds, starting from all captures (nightly,
 bench: build ## The pipeline, and the wire beside its peers (root): target/bench/report.html
 	rm -f target/bench/*.json
 	target/release/xvs-bench report
+
+matrix: ## What a packet costs for every method, family and table size, medians of five rounds
+	$(CARGO) run --release -q -p xvs-bench -- pipeline --matrix --rounds 5
+
+instructions: ## How many instructions a packet takes (callgrind), held against ceilings
+	@$(if $(call missing,valgrind),$(if $(ROOT),$(apt) valgrind,echo "missing package: valgrind"; false))
+	$(CARGO) run --release -q -p xvs-bench -- pipeline --instructions
+
+stages: ## What each stage of a packet's way costs by itself (criterion)
+	$(CARGO) bench -q -p xvs-bench --bench stages
 
 install: build ## Install xvsd and xvsadm below PREFIX=/usr/local
 	install -D -t $(DESTDIR)$(PREFIX)/sbin target/release/xvsd target/release/xvsadm

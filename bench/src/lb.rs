@@ -90,11 +90,20 @@ impl Shared {
     ///
     /// There is not enough memory for the flow table.
     pub(crate) fn new(sizes: &Sizes, workers: usize) -> anyhow::Result<Self> {
-        let endpoints = Arc::new(Endpoints::new(sizes.endpoints));
-        let stats = Stats::new(workers, sizes.endpoints);
         let key = HashKey::from_seed(sizes.seed);
-        let table = FlowTable::new(&TableConfig::new(sizes.flows, workers, key))
-            .with_context(|| format!("a table for {} flows", sizes.flows))?;
+        Self::over(&TableConfig::new(sizes.flows, workers, key), sizes)
+    }
+
+    /// The same over a table of this make.
+    ///
+    /// # Errors
+    ///
+    /// There is not enough memory for it.
+    pub(crate) fn over(config: &TableConfig, sizes: &Sizes) -> anyhow::Result<Self> {
+        let endpoints = Arc::new(Endpoints::new(sizes.endpoints));
+        let stats = Stats::new(config.workers, sizes.endpoints);
+        let table = FlowTable::new(config)
+            .with_context(|| format!("a table for {} flows", config.capacity))?;
         let director = Director::new(Arc::clone(&endpoints), stats.clone());
         let (resolve, wanted) = bounded(1);
         let seed = sizes.seed;

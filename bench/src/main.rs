@@ -58,7 +58,7 @@ fn main() -> ExitCode {
     let status = match Cli::parse().command {
         Command::Replay(args) => replay::run(&args, &mut out),
         Command::Conform { dir } => conform::run(&dir, &mut out).map(|passed| u8::from(!passed)),
-        Command::Pipeline(args) => pipeline::run(&args, &mut out).map(|()| 0),
+        Command::Pipeline(args) => pipeline::run(&args, &mut out).map(|kept| u8::from(!kept)),
         Command::Report(report) => report.run(&mut out).map(|()| 0),
         Command::Rig(rig) => rig.run(&mut out),
         Command::Swap(swap) => swap.run(&mut out).map(|()| 0),

@@ -155,7 +155,17 @@ fn the_pipeline_report_has_the_keys_that_others_read() {
             "bound_ns",
             "ratio",
             "bytes_per_flow",
-            "allocations"
+            "allocations",
+            "family",
+            "new",
+            "frames",
+            "cold",
+            "rounds",
+            "bare_ns",
+            "hot_ratio",
+            "private_ns",
+            "shared_ratio",
+            "pages"
         ]
     );
     assert_eq!(report["allocations"], 0);

@@ -1,0 +1,89 @@
+//! `--instructions`: how many instructions a packet takes, counted by callgrind.
+//!
+//! The number does not depend on how busy the machine is, so a change that makes the packet path
+//! dearer shows as one, and a ceiling can be kept: this fails if one is exceeded. Counted is what a
+//! worker does in a turn, [`super::ring`]'s `measured_turn`: all stages of the pipeline and its share
+//! of housekeeping, but for the device. Compilers differ; the ceilings are those of the release
+//! profile and the toolchain of `rust-toolchain.toml`, with some room.
+
+use std::{env, io::Write, process::Command};
+
+use anyhow::Context as _;
+
+/// Windows that are counted: more change nothing.
+const WINDOWS: usize = 40;
+/// Packets in them.
+const PACKETS: u64 = 256 * WINDOWS as u64;
+
+/// Method, family, whether every packet opens a flow, and instructions for a packet at most.
+const CEILINGS: [(&str, &str, bool, u64); 12] = [
+    ("nat", "v4", false, 480),
+    ("nat", "v6", false, 560),
+    ("dr", "v4", false, 450),
+    ("dr", "v6", false, 520),
+    ("ipip", "v4", false, 620),
+    ("ipip", "v6", false, 700),
+    ("nat", "v4", true, 3000),
+    ("nat", "v6", true, 3200),
+    ("dr", "v4", true, 2500),
+    ("dr", "v6", true, 2600),
+    ("ipip", "v4", true, 2700),
+    ("ipip", "v6", true, 2800),
+];
+
+/// Counts and prints. Whether no ceiling was exceeded.
+///
+/// # Errors
+///
+/// Valgrind cannot be run, or `out` cannot be written.
+pub(super) fn run(out: &mut dyn Write) -> anyhow::Result<bool> {
+    let mut kept = true;
+    for (method, family, new, ceiling) in CEILINGS {
+        let instructions = count(method, family, new)?;
+        let what = if new { "new flow" } else { "hit" };
+        let verdict = if instructions <= ceiling { "ok" } else { "TOO MANY" };
+        kept &= instructions <= ceiling;
+        writeln!(
+            out,
+            "{method:4} {family} {what:8} {instructions:5} instructions per packet, at most {ceiling}: {verdict}"
+        )?;
+        out.flush()?;
+    }
+    Ok(kept)
+}
+
+fn count(method: &str, family: &str, new: bool) -> anyhow::Result<u64> {
+    let own = env::current_exe().context("this program's path")?;
+    let windows = WINDOWS.to_string();
+    let mut command = Command::new("valgrind");
+    command
+        .args(["--tool=callgrind", "--toggle-collect=*measured_turn*"])
+        .arg("--callgrind-out-file=/dev/null")
+        .arg(own)
+        .args(["pipeline", "--only", "--flows", "1000", "--windows", &windows])
+        .args(["--method", method, "--family", family])
+        .args(new.then_some("--new"));
+    let output = command.output().context("valgrind cannot be run: is it installed?")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.success(), "callgrind failed: {said}");
+    collected(&said).map(|all| all / PACKETS).with_context(|| format!("no count in: {said}"))
+}
+
+/// The number behind "Collected :" in what callgrind says.
+fn collected(said: &str) -> Option<u64> {
+    let line = said.lines().find(|line| line.contains("Collected"))?;
+    line.rsplit(':').next()?.trim().parse().ok().filter(|&count| count > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_count_is_read_off_what_callgrind_says() {
+        let said = "==1== Events    : Ir\n==1== Collected : 5027840\n==1==\n";
+        assert_eq!(collected(said), Some(5_027_840));
+        assert_eq!(collected("==1== Collected : 0"), None, "nothing was watched");
+        assert_eq!(collected(""), None);
+    }
+}
