@@ -214,6 +214,13 @@ pub(super) const fn method_flags(method: Method) -> u16 {
     (method as u16) << METHOD_AT
 }
 
+/// Whether a flow's packets travel by nat.
+#[inline(always)]
+pub(super) const fn is_nat(control: Control) -> bool {
+    const { assert!(method_flags(Method::Nat) == 0) };
+    control.flags() & 7 << METHOD_AT == 0
+}
+
 /// The method that a flow was opened with.
 #[inline]
 pub(super) const fn method(control: Control) -> Method {

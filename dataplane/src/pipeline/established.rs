@@ -9,7 +9,10 @@
 
 use std::{hint::select_unpredictable, sync::atomic::Ordering::Relaxed};
 
-use super::{Context, advance::method};
+use super::{
+    Context,
+    advance::{is_nat, method},
+};
 use crate::{
     addr::Family,
     clock::Tick,
@@ -125,12 +128,14 @@ impl<'a> Ordinary<'a> {
             return None;
         }
         let path = self.path(entry, is_reply, id)?;
-        let (method, octets) = (method(control), frame.octets());
-        if !has_room(method, octets, real, path) {
+        let is_nat = is_nat(control);
+        let octets = frame.octets();
+        let overhead = if is_nat { 0 } else { overhead(method(control), real)? };
+        if !has_room(u32::from(octets) + overhead, real, path) {
             return None;
         }
         let checksum = frame.finished_checksum()?;
-        if method == Method::Nat {
+        if is_nat {
             let (before, after) = (old.brief(), new.brief());
             let port = match (before.port(), after.port()) {
                 // An end that takes every port leaves the port as it is; then so does the other.
@@ -152,7 +157,7 @@ impl<'a> Ordinary<'a> {
         if let Some(stats) = self.stats.get(id) {
             stats.count(direction, octets.into());
         }
-        if method == Method::Ipip {
+        if !is_nat && method(control) == Method::Ipip {
             packet.truncate(L3 + usize::from(octets));
             return Some(self.encapsulate::<L4>(packet, real, path, next_id));
         }
@@ -208,20 +213,19 @@ impl<'a> Ordinary<'a> {
     }
 }
 
-/// Whether a packet of so many octets can leave at once by this method.
+/// Octets that a method adds to a packet; none for those that only the long way knows.
 #[inline(always)]
-fn has_room(method: Method, octets: u16, real: &Endpoint, path: &Path) -> bool {
-    let mut octets = u32::from(octets);
-    if method != Method::Nat {
-        match method {
-            Method::Dr => {}
-            Method::Ipip => {
-                octets += u32::from(forward::overhead(method, real.addr().family(), 0));
-            }
-            // The long way knows them.
-            _ => return false,
-        }
+fn overhead(method: Method, real: &Endpoint) -> Option<u32> {
+    match method {
+        Method::Dr => Some(0),
+        Method::Ipip => Some(forward::overhead(method, real.addr().family(), 0).into()),
+        _ => None,
     }
+}
+
+/// Whether a packet of so many octets can leave at once.
+#[inline(always)]
+fn has_room(octets: u32, real: &Endpoint, path: &Path) -> bool {
     let learned = real.learned_mtu.load(Relaxed);
     octets <= u32::from(path.room()) && (learned == 0 || cold(octets <= learned))
 }
