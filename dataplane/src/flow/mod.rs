@@ -31,7 +31,7 @@ mod worker;
 
 pub use audit::Audit;
 pub use control::{Control, flag};
-pub(crate) use cpu::Wide;
+pub(crate) use cpu::{Wide, prefetch};
 pub use entry::{Ends, Entry, NewFlow};
 pub use expiry::{Expiry, SHED_MAX, Swept};
 pub use hash::{FlowHash, HashKey, HashKind};

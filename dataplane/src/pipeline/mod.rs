@@ -35,7 +35,7 @@ use crate::{
     addr::Addr,
     clock::Tick,
     endpoint::Endpoints,
-    flow::{Direction, FlowHash, FlowRef, FlowTable, Look, Probe, TableWorker, Wide},
+    flow::{Direction, FlowHash, FlowRef, FlowTable, Look, Probe, TableWorker, Wide, prefetch},
     fragment::Fragments,
     outbox::Outbox,
     packet::Packet,
@@ -219,6 +219,9 @@ impl Pipeline {
     /// The burst, group after group.
     #[inline(always)]
     fn groups(&mut self, cx: &Context<'_>, burst: &mut [Packet<'_>]) {
+        for packet in burst.iter() {
+            fetch(packet);
+        }
         for group in burst.chunks_mut(GROUP) {
             self.group(cx, group);
         }
@@ -322,6 +325,16 @@ impl Pipeline {
             Kind::Fragment => Err(DropReason::BadFragment),
             Kind::NotIp => Ok(Verdict::Host),
         }
+    }
+}
+
+/// Fetches a packet's headers, which a device may have left in memory.
+#[inline(always)]
+fn fetch(packet: &Packet<'_>) {
+    const LINE: usize = 64;
+    if let [first, .., last] = packet.bytes() {
+        prefetch(first);
+        prefetch(packet.bytes().get(LINE - 1).unwrap_or(last));
     }
 }
 
