@@ -17,11 +17,11 @@ const PACKETS: u64 = 256 * WINDOWS as u64;
 
 /// Method, family, whether every packet opens a flow, and instructions for a packet at most.
 const CEILINGS: [(&str, &str, bool, u64); 12] = [
-    ("nat", "v4", false, 480),
+    ("nat", "v4", false, 500),
     ("nat", "v6", false, 560),
-    ("dr", "v4", false, 450),
+    ("dr", "v4", false, 470),
     ("dr", "v6", false, 520),
-    ("ipip", "v4", false, 620),
+    ("ipip", "v4", false, 660),
     ("ipip", "v6", false, 700),
     ("nat", "v4", true, 3000),
     ("nat", "v6", true, 3200),
