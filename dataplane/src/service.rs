@@ -182,6 +182,23 @@ pub struct Service {
     pub engine: Option<Engine>,
 }
 
+impl Service {
+    /// The same with a scheduler and a state of its own: to try a pick that changes nothing.
+    #[must_use]
+    pub fn isolated(&self) -> Self {
+        Self {
+            key: self.key,
+            endpoint: self.endpoint,
+            scheduler: self.scheduler.isolated(),
+            state: Arc::new(self.state.isolated()),
+            reals: self.reals.clone(),
+            persistence: self.persistence,
+            one_packet: self.one_packet,
+            engine: self.engine,
+        }
+    }
+}
+
 /// Everything a worker reads.
 #[derive(Debug, Default)]
 pub struct Snapshot {

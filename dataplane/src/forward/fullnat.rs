@@ -2,7 +2,7 @@
 //!
 //! The real server sees a local address of the box and answers it, whatever its routes say. Both
 //! ends of the rewritten packet are known beforehand, so one function serves both directions.
-//! Checksums change by the difference, as in [`super::nat`]; an ICMP error about a flow has both of
+//! Checksums change by the difference, as in `nat`; an ICMP error about a flow has both of
 //! its own addresses rewritten, for no router between us and the real server can send to the
 //! client, and both ends of the packet it quotes.
 

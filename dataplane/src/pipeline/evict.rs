@@ -11,10 +11,11 @@ use std::sync::Arc;
 use super::{
     Context,
     advance::{method_flags, settle},
+    open::{any_port, destination},
 };
 use crate::{
     clock::Tick,
-    endpoint::{Bound, EndpointId, Endpoints, Method},
+    endpoint::{Bound, Endpoints, Method},
     flow::{
         FlowId, FlowRef, FlowTable, Inserted, NewFlow, TableError, TableWorker,
         flag::{FULLNAT, INACTIVE, NO_OUTPUT, ONE_WAY, TEMPLATE},
@@ -79,15 +80,17 @@ impl Evictor {
     pub fn reschedule(&mut self, flows: &[FlowId], snapshot: &Snapshot, now: Tick) -> Moved {
         let mut moved = Moved::default();
         self.each(flows, (snapshot, now), |cx, worker, flow, rng| {
-            let Some(real) = other(cx, flow, rng) else {
+            let Some(new) = other(cx, flow, rng) else {
                 moved.ended += usize::from(end(cx, worker, flow));
                 return;
             };
-            let new = again(cx, flow, real);
             if end(cx, worker, flow) {
                 let inserted = insert(cx, worker, &new);
                 moved.moved += usize::from(inserted);
                 moved.ended += usize::from(!inserted);
+            } else {
+                // It ended by itself.
+                cx.endpoints.release(new.virt);
             }
         });
         moved
@@ -129,8 +132,9 @@ fn end(cx: &Context<'_>, worker: &TableWorker, flow: FlowRef<'_>) -> bool {
     ended
 }
 
-/// The real server that a flow can move to.
-fn other(cx: &Context<'_>, flow: FlowRef<'_>, rng: &mut Rng) -> Option<EndpointId> {
+/// A flow at the real server that it can move to; its state goes on. Its virtual endpoint has one
+/// count more.
+fn other(cx: &Context<'_>, flow: FlowRef<'_>, rng: &mut Rng) -> Option<NewFlow> {
     if flow.control().has(TEMPLATE | FULLNAT) {
         return None;
     }
@@ -148,26 +152,24 @@ fn other(cx: &Context<'_>, flow: FlowRef<'_>, rng: &mut Rng) -> Option<EndpointI
     };
     let at = service.scheduler.pick(&pick, &service.state, rng)?;
     let real = service.reals.get(at)?.id;
-    let fits = real != flow.real() && cx.endpoints.get(real).method() != Method::FullNat;
-    fits.then_some(real)
-}
-
-/// The same flow at another real server: its state goes on.
-fn again(cx: &Context<'_>, flow: FlowRef<'_>, real: EndpointId) -> NewFlow {
-    let control = flow.control();
     let method = cx.endpoints.get(real).method();
+    if real == flow.real() || method == Method::FullNat {
+        return None;
+    }
+    let virt = destination(cx, &key, service, real).ok()?;
+    let control = flow.control();
     let one_way = if method.translates() { 0 } else { ONE_WAY | NO_OUTPUT };
-    NewFlow {
-        key: flow.key(cx.endpoints),
-        virt: flow.virt(),
+    Some(NewFlow {
+        key,
+        virt,
         real,
         state: control.state(),
         class: control.class(),
         flags: control.flags() & INACTIVE | one_way | method_flags(method),
         timeout: cx.snapshot.timeouts.ticks(control.class()),
         local: None,
-        any_port: flow.any_port(),
-    }
+        any_port: any_port(cx, &key, virt),
+    })
 }
 
 fn insert(cx: &Context<'_>, worker: &TableWorker, new: &NewFlow) -> bool {
@@ -177,6 +179,7 @@ fn insert(cx: &Context<'_>, worker: &TableWorker, new: &NewFlow) -> bool {
     let inserted = matches!(worker.insert(new, cx.endpoints, cx.now), Ok(Inserted::New(_)));
     if !inserted {
         real.unbind(kind);
+        cx.endpoints.release(new.virt);
     }
     inserted
 }

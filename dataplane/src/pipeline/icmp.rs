@@ -171,7 +171,7 @@ pub(super) fn hop(flow: FlowRef<'_>, longest: u16) -> Hop {
 }
 
 /// The client's packet inside a quoted tunnel packet, as far as it is quoted.
-fn inner_packet<'a>(outer: &Quote, payload: &'a [u8]) -> Option<&'a [u8]> {
+pub(super) fn inner_packet<'a>(outer: &Quote, payload: &'a [u8]) -> Option<&'a [u8]> {
     match outer.key.protocol {
         protocol::IPIP | protocol::IPV6 => Some(payload),
         protocol::GRE => payload.get(gre::parse(payload)?.1..),

@@ -15,6 +15,7 @@ mod call;
 mod defence;
 mod established;
 pub mod evict;
+pub mod explain;
 mod fullnat;
 mod gather;
 mod housekeep;

@@ -13,9 +13,10 @@ use super::{
     template::Placed,
 };
 use crate::{
-    endpoint::{Bound, EndpointId, Method},
+    addr::Addr,
+    endpoint::{Bound, EndpointId, Endpoints, Method},
     flow::{
-        Direction, Entry, FlowId, FlowKey, InsertError, Inserted, NewFlow,
+        Direction, Entry, FlowId, FlowKey, FlowTable, InsertError, Inserted, NewFlow,
         flag::{CONTROLLED, HALF_OPEN, INACTIVE, NO_OUTPUT, ONE_WAY},
         state::{self, Sloppy},
         tcp, timeout,
@@ -73,32 +74,39 @@ fn unbind(cx: &Context<'_>, (real, bound): (EndpointId, Bound), local: Option<Lo
 }
 
 /// The port that stands for the port 0 of a service that takes every port.
-fn any_port(cx: &Context<'_>, parsed: &Parsed, virt: EndpointId) -> u16 {
-    if cx.endpoints.get(virt).port() == 0 { parsed.key.destination_port } else { 0 }
+pub(super) fn any_port(cx: &Context<'_>, key: &FlowKey, virt: EndpointId) -> u16 {
+    if cx.endpoints.get(virt).port() == 0 { key.destination_port } else { 0 }
 }
 
 /// What the client of a new flow to `real` sees: the service's own endpoint, or, if the service has
 /// many, that of this destination, with a count on it. Its port is 0 where the real server's is:
 /// then both are the packet's.
-fn destination(
+pub(super) fn destination(
     cx: &Context<'_>,
-    parsed: &Parsed,
+    key: &FlowKey,
     service: &Service,
     real: EndpointId,
 ) -> Result<EndpointId, DropReason> {
     let every_port = cx.endpoints.get(service.endpoint).port() == 0;
     let port = match cx.endpoints.get(real).port() {
         0 => 0,
-        _ if every_port => parsed.key.destination_port,
+        _ if every_port => key.destination_port,
         _ => 0,
     };
     if port == 0 && matches!(service.key, ServiceKey::Address { .. }) {
         return Ok(service.endpoint);
     }
-    let addr = parsed.key.destination;
+    take(cx.table, cx.endpoints, (key.destination, port)).ok_or(DropReason::DestinationsFull)
+}
+
+/// Takes a count on the endpoint of a destination.
+pub(super) fn take(
+    table: &FlowTable,
+    endpoints: &Endpoints,
+    (addr, port): (Addr, u16),
+) -> Option<EndpointId> {
     let named = FlowKey { destination: addr, destination_port: port, ..FlowKey::default() };
-    let hash = cx.table.hash(&named).bits();
-    cx.endpoints.destination(addr, port, hash).ok_or(DropReason::DestinationsFull)
+    endpoints.destination(addr, port, table.hash(&named).bits())
 }
 
 /// Whether a packet that no flow knows may open one.
@@ -245,7 +253,7 @@ impl Pipeline {
         };
         let Some((real, template)) = placed else { return Ok(Scheduled::Nowhere) };
         if service.one_packet && parsed.key.protocol == protocol::UDP {
-            let virt = destination(cx, parsed, service, real)?;
+            let virt = destination(cx, &parsed.key, service, real)?;
             cx.stats.endpoint(real).conns.add(1);
             return Ok(Scheduled::Alone { virt, real });
         }
@@ -287,7 +295,7 @@ impl Pipeline {
         (real, template): Placed,
     ) -> Result<(FlowId, Direction), DropReason> {
         let (method, local) = self.local_end(cx, &parsed.key, real)?;
-        let virt = destination(cx, parsed, service, real)?;
+        let virt = destination(cx, &parsed.key, service, real)?;
         let one_way = if method.translates() { 0 } else { ONE_WAY | NO_OUTPUT };
         let controlled = if template == NO_TEMPLATE { 0 } else { CONTROLLED };
         // Bound before it is visible: the load is never less than what flows name.
@@ -307,7 +315,7 @@ impl Pipeline {
             flags: inactive | one_way | half_open | controlled | method_flags(method),
             timeout: cx.snapshot.timeouts.ticks(class),
             local,
-            any_port: any_port(cx, parsed, virt),
+            any_port: any_port(cx, &parsed.key, virt),
         };
         if let Some((local, _)) = local {
             cx.endpoints.get(local).hold();

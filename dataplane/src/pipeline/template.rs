@@ -14,7 +14,7 @@ use super::{Context, Pipeline, advance::method_flags};
 use crate::{
     addr::Addr,
     clock::Tick,
-    endpoint::{AVAILABLE, Bound, EndpointId, SHUNNED},
+    endpoint::{AVAILABLE, Bound, EndpointId, Endpoints, SHUNNED},
     flow::{
         Entry, FlowId, FlowKey, FlowRef, Inserted, NewFlow,
         flag::{HALF_OPEN, INACTIVE, TEMPLATE},
@@ -44,19 +44,7 @@ impl Pipeline {
         parsed: &Parsed,
         (service, persistence): (&Service, Persistence),
     ) -> Result<Option<Placed>, DropReason> {
-        let virt = cx.endpoints.get(service.endpoint);
-        let key = FlowKey {
-            source: masked(parsed.key.source, persistence.mask),
-            // Of a firewall mark the mark itself: one template for all its addresses.
-            destination: virt.addr(),
-            source_port: 0,
-            destination_port: virt.port(),
-            protocol: match service.key {
-                ServiceKey::Address { protocol, .. } => protocol,
-                ServiceKey::Mark { .. } => 0,
-            },
-            template: true,
-        };
+        let key = template_key(cx.endpoints, &parsed.key, (service, persistence));
         if let Some((template, _)) = cx.table.lookup(&key, cx.endpoints) {
             if is_good(cx, &template) {
                 template.touch(cx.now);
@@ -120,6 +108,27 @@ impl Pipeline {
             cx.endpoints.get(real).unbind(Bound::Template);
             cx.endpoints.release(virt);
         }
+    }
+}
+
+/// What names the template of a client.
+pub(super) fn template_key(
+    endpoints: &Endpoints,
+    key: &FlowKey,
+    (service, persistence): (&Service, Persistence),
+) -> FlowKey {
+    let virt = endpoints.get(service.endpoint);
+    FlowKey {
+        source: masked(key.source, persistence.mask),
+        // Of a firewall mark the mark itself: one template for all its addresses.
+        destination: virt.addr(),
+        source_port: 0,
+        destination_port: virt.port(),
+        protocol: match service.key {
+            ServiceKey::Address { protocol, .. } => protocol,
+            ServiceKey::Mark { .. } => 0,
+        },
+        template: true,
     }
 }
 

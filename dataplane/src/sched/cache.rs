@@ -85,6 +85,28 @@ impl<V: Default> Cache<V> {
         }
     }
 
+    /// A copy; `copy` copies a value from the first into the second.
+    pub(super) fn isolated(&self, copy: impl Fn(&V, &V)) -> Self {
+        let other = Self::new();
+        for (from, to) in self.slots.iter().zip(&other.slots) {
+            let mark = from.mark.load(Relaxed);
+            if mark & LIVE != 0 {
+                to.high.store(from.high.load(Relaxed), Relaxed);
+                to.low.store(from.low.load(Relaxed), Relaxed);
+                copy(&from.value, &to.value);
+                to.mark.store(mark, Relaxed);
+            }
+        }
+        for (from, to) in self.used.iter().zip(&other.used) {
+            to.store(from.load(Relaxed), Relaxed);
+        }
+        other.entries.store(self.entries.load(Relaxed), Relaxed);
+        other.due.store(self.due.load(Relaxed), Relaxed);
+        other.checks.store(self.checks.load(Relaxed), Relaxed);
+        other.rover.store(self.rover.load(Relaxed), Relaxed);
+        other
+    }
+
     /// What is remembered about the flow's destination, which counts as used now.
     pub(super) fn find(&self, pick: &Pick<'_>) -> Option<&V> {
         self.check_expiry(pick.now);

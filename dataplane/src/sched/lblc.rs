@@ -26,6 +26,11 @@ impl Schedule for LocalityLeastConnection {
         Self { cache: cache.unwrap_or_else(|| Arc::new(Cache::new())) }
     }
 
+    fn isolated(&self) -> Self {
+        let copy = |from: &AtomicU32, to: &AtomicU32| to.store(from.load(Relaxed), Relaxed);
+        Self { cache: Arc::new(self.cache.isolated(copy)) }
+    }
+
     fn pick(&self, pick: &Pick<'_>, _: &SchedState, _: &mut Rng) -> Option<usize> {
         let known = self.cache.find(pick);
         if let Some(real) = known {

@@ -34,6 +34,17 @@ impl Schedule for ReplicatedLocality {
         Self { cache: cache.unwrap_or_else(|| Arc::new(Cache::new())) }
     }
 
+    fn isolated(&self) -> Self {
+        let copy = |from: &Set, to: &Set| {
+            to.busy.store(from.busy.load(Relaxed), Relaxed);
+            to.changed.store(from.changed.load(Relaxed), Relaxed);
+            for (from, to) in from.members.iter().zip(&to.members) {
+                to.store(from.load(Relaxed), Relaxed);
+            }
+        };
+        Self { cache: Arc::new(self.cache.isolated(copy)) }
+    }
+
     fn pick(&self, pick: &Pick<'_>, _: &SchedState, _: &mut Rng) -> Option<usize> {
         let set = self.cache.find(pick);
         if let Some(set) = set {

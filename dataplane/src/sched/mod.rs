@@ -129,6 +129,17 @@ pub struct SchedState {
     pub level: AtomicU64,
 }
 
+impl SchedState {
+    /// A copy, to try a pick with.
+    #[must_use]
+    pub fn isolated(&self) -> Self {
+        Self {
+            position: AtomicU64::new(self.position.load(Relaxed)),
+            level: AtomicU64::new(self.level.load(Relaxed)),
+        }
+    }
+}
+
 /// How often a worker that lost the race for a shared word tries again. After that its pick
 /// stands without moving the word on: two workers then picked the same real server once.
 const RACES_MAX: usize = 8;
@@ -195,6 +206,14 @@ macro_rules! registry {
                 }
             }
 
+            /// The same, with a memory of its own: a pick by it changes nothing for others.
+            #[must_use]
+            pub fn isolated(&self) -> Self {
+                match self {
+                    $(Self::$variant(scheduler) => Self::$variant(scheduler.isolated()),)+
+                }
+            }
+
             /// [`Schedule::changed`].
             pub fn changed(&self, reals: &[Candidate], state: &SchedState, change: Change) {
                 match self {
@@ -236,10 +255,16 @@ registry! {
 }
 
 /// Picks a real server for a new flow.
-pub trait Schedule: Sized {
+pub trait Schedule: Clone + Sized {
     /// Builds the scheduler for `reals`. Runs on the control thread; may allocate. `previous` is
     /// the one it replaces in the same service, if that was of the same kind.
     fn new(reals: &[Candidate], flags: SchedFlags, previous: Option<&Self>) -> Self;
+
+    /// A copy that shares no memory with this one, to try a pick with. May allocate.
+    #[must_use]
+    fn isolated(&self) -> Self {
+        self.clone()
+    }
 
     /// Brings the shared state in line with a change; `self` is already built for the new list.
     /// Runs on the control thread, while workers may still pick by the old snapshot.
