@@ -7,6 +7,7 @@ pub mod adm;
 pub mod config;
 pub mod convert;
 pub mod daemon;
+pub mod decode;
 pub mod devices;
 pub mod engine;
 pub mod estimator;

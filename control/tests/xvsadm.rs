@@ -264,6 +264,43 @@ fn a_server_is_drained_watched_and_given_back_by_verbs() {
 }
 
 #[test]
+fn a_packet_is_explained_from_a_tuple_a_dump_and_a_capture() {
+    let daemon = Daemon::start();
+    daemon.run("xvsadm -A -t 10.0.0.1:80 -s rr");
+    daemon.run("xvsadm -a -t 10.0.0.1:80 -r 10.2.0.11:8080 -m -w 3");
+    let told = daemon.run("xvsadm explain tcp 10.9.0.1:4711 10.0.0.1:80");
+    for line in [
+        "service    TCP 10.0.0.1:80",
+        "because    scheduler rr picked it",
+        "10.2.0.11:8080 weight 3, 0 active, 0 inactive",
+        "real       10.2.0.11:8080 by nat",
+        "path       no route leads there",
+        "verdict    dropped: no-route",
+    ] {
+        assert!(told.contains(line), "{line}:\n{told}");
+    }
+    // A SYN to the service, as a dump shows it.
+    let dump = "0x0000:  0200 0000 0002 0200 0000 0001 0800 4500  ..............E.\n\
+                0x0010:  0028 0000 0000 4006 66b6 0a09 0001 0a00  .(....@.........\n\
+                0x0020:  0001 1267 0050 0000 0000 0000 0000 5002  ...g.P........P.\n\
+                0x0030:  ffff 0000 0000  ......\n";
+    fs::write(daemon.folder.path().join("dump"), dump).unwrap();
+    let dumped = daemon.run("xvsadm explain --hex - < dump");
+    assert!(dumped.contains("IPv4 10.9.0.1 > 10.0.0.1") && dumped.contains("S 0 oct"), "{dumped}");
+    let captures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/pcaps");
+    let capture = fs::read_dir(captures).unwrap().map(|entry| entry.unwrap().path());
+    let capture = capture.filter(|path| path.extension().is_some_and(|e| e == "pcap")).min();
+    let capture = capture.unwrap();
+    let told = daemon.run(&format!("xvsadm explain --pcap {} --number 2", capture.display()));
+    assert!(told.contains("verdict    "), "{told}");
+    let wrong = daemon.shell(&format!("xvsadm explain --pcap {} --number 0", capture.display()));
+    assert_eq!(wrong.status.code(), Some(1));
+    for line in ["explain", "explain tcp 10.9.0.1 10.0.0.1:80", "explain --hex 0g"] {
+        assert_eq!(daemon.shell(&format!("xvsadm {line}")).status.code(), Some(2), "{line}");
+    }
+}
+
+#[test]
 fn a_daemon_that_is_not_there_is_named() {
     let daemon = Daemon::start();
     let output = daemon.shell("xvsadm --server unix:./nowhere -Ln");

@@ -10,6 +10,7 @@
 mod apply;
 mod client;
 mod completion;
+mod explain;
 mod local;
 mod mark;
 mod names;

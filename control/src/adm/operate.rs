@@ -210,7 +210,7 @@ fn real(drain: &v1::Drain) -> String {
 }
 
 /// A real server's name.
-fn named(key: &v1::RealServerKey) -> String {
+pub(super) fn named(key: &v1::RealServerKey) -> String {
     let port = key.port.unwrap_or_default();
     if key.address.contains(':') {
         format!("[{}]:{port}", key.address)
@@ -220,7 +220,7 @@ fn named(key: &v1::RealServerKey) -> String {
 }
 
 /// A service's name.
-fn service(key: Option<&v1::ServiceKey>) -> String {
+pub(super) fn service(key: Option<&v1::ServiceKey>) -> String {
     let key = key.and_then(|key| request::service_key(key).ok());
     key.map_or_else(|| "?".to_owned(), |key| ServiceName(&key).to_string())
 }

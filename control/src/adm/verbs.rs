@@ -12,6 +12,7 @@ use super::{
     FAILED, Streams, USAGE, apply,
     client::Client,
     completion::{self, Shell},
+    explain::{self, ExplainArgs},
     local,
     mark::{self, Mark},
     operate::{self, DrainArgs, FlowsArgs},
@@ -27,12 +28,13 @@ use crate::{
 const TICKS_PER_S: u32 = 100;
 
 /// The verbs, for those who look for one.
-const VERBS: [&str; 14] = [
+const VERBS: [&str; 15] = [
     "info",
     "stats",
     "flows",
     "drain",
     "watch",
+    "explain",
     "apply",
     "settings",
     "set",
@@ -69,6 +71,8 @@ enum Verb {
     Drain(DrainArgs),
     /// Shows what is, and then what happens: changes, drains, thresholds, failures of workers.
     Watch,
+    /// Says what would become of a packet and why, by a dry run of the code that forwards.
+    Explain(ExplainArgs),
     /// Makes the services of a file the present ones: all of it or nothing, in one step. What is
     /// the same already is not touched and keeps its flows.
     Apply {
@@ -186,6 +190,7 @@ fn execute(verb: Verb, client: &mut Client<'_>, print: &dyn Fn(&str)) -> Result<
         Verb::Flows(flows) => operate::flows(&flows, client, print),
         Verb::Drain(drain) => operate::drain(&drain, client, print),
         Verb::Watch => operate::watch(client, print),
+        Verb::Explain(explain) => explain::explain(&explain, client),
         Verb::Apply { file, plan, expect } => {
             let request = apply::request(&file, plan, expect)?;
             let applied = client.ask(async |client| client.apply(request).await);

@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     diagnostics::{Diagnostics, worker_statistics},
+    explain,
     status::{malformed, refused},
 };
 use crate::{
@@ -111,6 +112,13 @@ impl OperationsService for Operations {
     ) -> Answer<v1::ListDrainsResponse> {
         let drains = self.engine.lock().drains().iter().map(operations::drain).collect();
         Ok(Response::new(v1::ListDrainsResponse { drains }))
+    }
+
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {
+        let asked = explain::asked(&self.engine, &request.into_inner());
+        let (device, frame) = asked.map_err(|error| malformed(&error))?;
+        let explained = self.aside(move |engine| explain::explain(engine, device, &frame)).await?;
+        explained.map(Response::new).map_err(|error| Status::internal(error.to_string()))
     }
 
     async fn count_flows(

@@ -260,3 +260,47 @@ async fn statistics_stream_with_services_if_asked() {
     let status = client.watch_statistics(request).await.unwrap_err();
     assert_eq!(field(&status), "interval");
 }
+
+#[tokio::test]
+async fn a_packet_is_explained_and_a_wrong_one_refused_by_field() {
+    let daemon = Daemon::start().await;
+    daemon.client().apply(apply(&[entry(80, &[11, 12])])).await.unwrap();
+    daemon.flows_at(1, 1);
+    let tuple = |port, flags: &str| v1::FiveTuple {
+        protocol: 6,
+        source_address: "10.1.0.1".to_owned(),
+        source_port: port,
+        destination_address: "10.0.0.1".to_owned(),
+        destination_port: 80,
+        tcp_flags: flags.to_owned(),
+    };
+    let ask = |tuple| v1::ExplainRequest {
+        packet: Some(v1::explain_request::Packet::Tuple(tuple)),
+        interface: String::new(),
+    };
+    let mut client = daemon.operations();
+    let known = client.explain(ask(tuple(1, "A"))).await.unwrap().into_inner();
+    assert_eq!(known.because(), v1::explain_response::Because::Flow);
+    assert_eq!((known.state.as_str(), known.service), ("ESTABLISHED", Some(key(80))));
+    assert_eq!(known.real_server.unwrap().address, "10.2.0.11");
+    let new = client.explain(ask(tuple(2, ""))).await.unwrap().into_inner();
+    assert_eq!(new.because(), v1::explain_response::Because::Scheduler);
+    assert_eq!((new.scheduler.as_str(), new.choices.len()), ("rr", 2));
+    // There are no interfaces here, so no route leads to the real server.
+    assert_eq!(new.verdict(), v1::explain_response::Verdict::Dropped);
+    assert_eq!(new.drop_reason, "no-route");
+    assert!(new.packet.contains("TCP 2 > 80 S"), "{}", new.packet);
+    let frame = v1::explain_request::Packet::Frame(vec![0; 13]);
+    let other = v1::FiveTuple { destination_address: "fd00::1".to_owned(), ..tuple(1, "") };
+    for (request, path) in [
+        (v1::ExplainRequest::default(), "packet"),
+        (v1::ExplainRequest { packet: Some(frame), ..Default::default() }, "frame"),
+        (v1::ExplainRequest { interface: "eth9".to_owned(), ..ask(tuple(1, "")) }, "interface"),
+        (ask(tuple(1, "SX")), "tuple.tcp_flags"),
+        (ask(tuple(65_536, "")), "tuple.source_port"),
+        (ask(other), "tuple.destination_address"),
+    ] {
+        let status = client.explain(request).await.unwrap_err();
+        assert_eq!((status.code(), field(&status).as_str()), (Code::InvalidArgument, path));
+    }
+}
