@@ -6,11 +6,12 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "xvs/v1/types.proto",
     "xvs/v1/load_balancer.proto",
     "xvs/v1/diagnostics.proto",
     "xvs/v1/operations.proto",
+    "xvs/v1/journal.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -23,10 +23,12 @@ use crate::{
     config::{Config, ConfigError, Desired},
     devices::{Devices, Shared},
     engine::{
-        Engine, EngineError,
+        Engine, EngineError, State,
+        drain::{DrainEnd, DrainSpec},
         fleet::{Fleet, OpenError},
         publish::Surroundings,
     },
+    journal::{self, Content, JournalError},
     nexthop::{Hop, NextHopError, NextHops},
     rules::{self, RulesRefused},
     server::{
@@ -100,6 +102,9 @@ pub enum DaemonError {
     /// The kernel cannot be asked about the network.
     #[error(transparent)]
     NextHop(#[from] NextHopError),
+    /// The journal cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// There is no flow table.
     #[error(transparent)]
     Table(#[from] TableError),
@@ -156,7 +161,7 @@ pub async fn run(sources: Sources, config: Config) -> Result<(), DaemonError> {
     let mut signals = Signals::new()?;
     let listeners = Listeners::bind(&config)?;
     let mut fleet = prepare(&config)?;
-    apply_first(&fleet.engine, &config.desired)?;
+    begin(&fleet.engine, &config)?;
     let surroundings = surroundings(&config, fleet.resolve).await?;
     fleet.fleet.start()?;
 
@@ -303,8 +308,56 @@ fn allowed_cpus() -> Vec<u16> {
         .collect()
 }
 
-fn apply_first(engine: &Engine, desired: &Desired) -> Result<(), EngineError> {
-    engine.lock().apply(desired, None).map(drop)
+/// The first state: the journal's if there is one, over it the configuration if that is another
+/// than the journal was begun with.
+fn begin(engine: &Engine, config: &Config) -> Result<(), DaemonError> {
+    let mut state = engine.lock();
+    let Some(path) = &config.daemon.journal else {
+        state.apply(&config.desired, None)?;
+        return Ok(());
+    };
+    let found = journal::find(path)?;
+    let base = base(&config.desired);
+    let (mut newer, mut held) = (true, Vec::new());
+    if let Some(restored) = &found.restored {
+        state.apply(&restored.content.desired, None)?;
+        held.clone_from(&restored.content.held);
+        newer = restored.base != base;
+        tracing::info!(
+            services = restored.content.desired.services.len(),
+            "restored from {}",
+            path.display()
+        );
+    }
+    if newer {
+        let changes = state.apply(&config.desired, None)?;
+        if found.restored.is_some() {
+            tracing::warn!(
+                changes = changes.len(),
+                "the configuration was edited meanwhile: it is applied over the journal"
+            );
+        }
+    }
+    for held in held {
+        let spec = DrainSpec {
+            key: held.key,
+            real: held.real,
+            deadline: None,
+            end: DrainEnd::Keep,
+            templates: held.templates,
+        };
+        // The real server may have gone with an edit of the file.
+        state.drain(spec).ok();
+    }
+    let journal = found.begin(state.content(), base)?;
+    state.keep(journal);
+    Ok(())
+}
+
+/// Tells one configuration from another: a checksum of what can be changed while the daemon runs.
+fn base(desired: &Desired) -> u64 {
+    let content = Content { desired: desired.clone(), held: Vec::new() };
+    content.sum()
 }
 
 /// Starts following the network, and lets the workers ask for next hops.
@@ -385,7 +438,12 @@ async fn reload(sources: &Sources, started: &Config, engine: &Engine) {
     {
         tracing::warn!("[daemon], [[interface]] and [api] change only with a restart");
     }
-    match engine.change(|state| state.apply(&config.desired, None)).await {
+    let apply = |state: &mut State| {
+        let changes = state.apply(&config.desired, None)?;
+        state.set_base(base(&config.desired));
+        Ok::<_, EngineError>(changes)
+    };
+    match engine.change(apply).await {
         Ok((generation, changes)) => {
             for change in &changes {
                 tracing::info!("{}", change.description);

@@ -12,6 +12,7 @@ pub mod devices;
 pub mod engine;
 pub mod estimator;
 pub mod field;
+pub mod journal;
 pub mod nexthop;
 pub mod proto;
 pub mod rpc;

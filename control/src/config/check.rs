@@ -88,7 +88,11 @@ fn daemon(file: &file::Daemon) -> Result<Daemon> {
     let answers = file.answers_per_second;
     let answers_per_second =
         or("daemon.answers_per_second", answers, DEFAULT_ANSWERS_PER_SECOND, 0, 1_000_000)?;
-    Ok(Daemon { workers, cpus, flows, endpoints, spin_us, answers_per_second })
+    let journal = file.journal.as_ref().map(PathBuf::from);
+    if journal.as_ref().is_some_and(|path| !path.is_absolute()) {
+        return Err(FieldError::new("daemon.journal", "must be an absolute path"));
+    }
+    Ok(Daemon { workers, cpus, flows, endpoints, spin_us, answers_per_second, journal })
 }
 
 /// Either no worker is pinned or each has a CPU of its own.

@@ -31,6 +31,7 @@ pub(super) struct Daemon {
     pub(super) endpoints: Option<i64>,
     pub(super) spin_microseconds: Option<i64>,
     pub(super) answers_per_second: Option<i64>,
+    pub(super) journal: Option<String>,
 }
 
 /// `[[interface]]`: one the workers receive from and send to.

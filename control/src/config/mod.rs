@@ -47,6 +47,8 @@ pub struct Daemon {
     pub spin_us: u32,
     /// Answers of its own that each worker sends per second at most.
     pub answers_per_second: u32,
+    /// Where changes are written before they are answered; `None`: nowhere.
+    pub journal: Option<PathBuf>,
 }
 
 /// An interface that the workers receive from and send to.

@@ -35,6 +35,8 @@ use dataplane::{
 };
 use tokio::sync::{Notify, watch};
 
+use crate::journal::{Content, Held, Journal, Written};
+
 use self::{
     apply::ApplyRefused,
     drain::Drain,
@@ -83,6 +85,8 @@ pub struct State {
     zero: Counters,
     /// Real servers that drain or have been drained.
     drains: Vec<Drain>,
+    /// Where every change is written before it is answered, if asked for.
+    journal: Option<Journal>,
 }
 
 /// Why a request was not carried out.
@@ -116,6 +120,9 @@ pub enum EngineError {
         /// How long was waited.
         seconds: u64,
     },
+    /// The journal cannot be written. The change is in force, but may be lost with the daemon.
+    #[error("the change is in force, but not in the journal: {0}")]
+    Journal(String),
     /// The real server does not drain.
     #[error("No such drain")]
     NoSuchDrain,
@@ -137,6 +144,7 @@ impl Engine {
             stats: stats.clone(),
             zero: Counters::default(),
             drains: Vec::new(),
+            journal: None,
         };
         let endpoints = Arc::clone(state.director.endpoints());
         let seed = SystemClock.nanos();
@@ -160,23 +168,27 @@ impl Engine {
         self.state.lock().expect(UNPOISONED)
     }
 
-    /// Makes a change and waits until every running worker forwards by it. Returns the generation
-    /// and what the change returned.
+    /// Makes a change and waits until every running worker forwards by it and the journal has it.
+    /// Returns the generation and what the change returned.
     ///
     /// # Errors
     ///
-    /// What the change was refused for, or [`EngineError::WorkersLate`].
+    /// What the change was refused for, or [`EngineError::WorkersLate`], or
+    /// [`EngineError::Journal`].
     pub async fn change<T, E: Into<EngineError>>(
         &self,
         edit: impl FnOnce(&mut State) -> Result<T, E>,
     ) -> Result<(u64, T), EngineError> {
-        let (generation, value) = {
+        let (generation, value, noted) = {
             let mut state = self.lock();
             let value = edit(&mut state).map_err(Into::into)?;
-            (state.director.generation(), value)
+            (state.director.generation(), value, state.note())
         };
         self.changed.notify_one();
         self.reached(generation).await?;
+        if let Some((number, written)) = noted {
+            on_disk(number, written).await?;
+        }
         Ok((generation, value))
     }
 
@@ -247,7 +259,47 @@ impl Engine {
     }
 }
 
+/// Waits until a record of the journal is on the disk.
+async fn on_disk(number: u64, mut written: watch::Receiver<Written>) -> Result<(), EngineError> {
+    let written = written.wait_for(|written| written.sequence >= number).await;
+    let written = written.map_err(|_closed| EngineError::Stopping)?;
+    match &written.broken {
+        Some((first, error)) if *first <= number => Err(EngineError::Journal(error.clone())),
+        _ => Ok(()),
+    }
+}
+
 impl State {
+    /// Writes every change from now on into a journal.
+    pub fn keep(&mut self, journal: Journal) {
+        self.journal = Some(journal);
+    }
+
+    /// The configuration that comes next is a file's, with this sum.
+    pub const fn set_base(&mut self, base: u64) {
+        if let Some(journal) = &mut self.journal {
+            journal.set_base(base);
+        }
+    }
+
+    /// All that a journal keeps.
+    pub fn content(&self) -> Content {
+        let held = self.drains.iter().map(|drain| Held {
+            key: drain.spec.key,
+            real: drain.spec.real,
+            templates: drain.spec.templates,
+        });
+        Content { desired: self.desired(), held: held.collect() }
+    }
+
+    /// Hands what has changed to the journal: the number of its record, and where to wait for it.
+    fn note(&mut self) -> Option<(u64, watch::Receiver<Written>)> {
+        self.journal.as_ref()?;
+        let content = self.content();
+        let journal = self.journal.as_mut()?;
+        Some((journal.note(content)?, journal.written()))
+    }
+
     /// All services with their rates, and the generation they are of.
     pub fn services(&self) -> (u64, Vec<ServiceInfo>) {
         let mut services = self.director.services();

@@ -59,6 +59,7 @@ pub(super) fn refused(error: &EngineError, path: impl Fn(&str) -> String) -> Sta
             Status::with_error_details(Code::Aborted, error.to_string(), details)
         }
         EngineError::WorkersLate { .. } => plain(Code::DeadlineExceeded, "WORKERS_LATE", error),
+        EngineError::Journal(_) => plain(Code::DataLoss, "JOURNAL", error),
         EngineError::NoSuchDrain => plain(Code::NotFound, "NO_SUCH_DRAIN", error),
         EngineError::Stopping => plain(Code::Unavailable, "STOPPING", error),
     }
