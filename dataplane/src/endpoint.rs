@@ -418,11 +418,6 @@ impl Endpoints {
         copy
     }
 
-    /// Whether this is the endpoint of a destination.
-    pub const fn is_destination(&self, id: EndpointId) -> bool {
-        id.0 as usize >= self.given
-    }
-
     /// The destinations.
     pub const fn destinations(&self) -> &Destinations {
         &self.destinations
