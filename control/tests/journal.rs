@@ -4,7 +4,6 @@
 //!
 //! `XVS_KILLS` says how often; without it a few times. `XVS_KILLS=100` is the long version.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
-#![expect(clippy::print_stderr, reason = "a measurement is told, never asserted")]
 
 use std::{
     fs,
