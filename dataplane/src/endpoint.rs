@@ -397,27 +397,6 @@ impl Endpoints {
         self.all.get(id.0 as usize).unwrap_or(&self.all[0])
     }
 
-    /// A copy for trying things out: what control gives out, with its load; no destinations.
-    #[must_use]
-    pub fn copied(&self) -> Self {
-        let copy = Self::with_destinations(self.given, self.all.len() - self.given);
-        for (from, to) in self.all[..self.given].iter().zip(&copy.all) {
-            to.describe(&from.description());
-            for (from, to) in [
-                (&from.load.active, &to.load.active),
-                (&from.load.inactive, &to.load.inactive),
-                (&from.load.persistent, &to.load.persistent),
-                (&from.load.refs, &to.load.refs),
-                (&from.load.overloaded, &to.load.overloaded),
-                (&from.learned_mtu, &to.learned_mtu),
-                (&from.learned_at, &to.learned_at),
-            ] {
-                to.store(from.load(Relaxed), Relaxed);
-            }
-        }
-        copy
-    }
-
     /// The destinations.
     pub const fn destinations(&self) -> &Destinations {
         &self.destinations

@@ -6,7 +6,7 @@
 //! copy cannot hold: chance (twos, the local ports of full NAT), a worker's identification of IPv4 packets of its own, the fill of
 //! its limit for answers, its store of fragments, and the calls of persistence engines.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use super::{Parts, Pipeline, icmp::inner_packet, open::take, template::template_key};
 use crate::{
@@ -119,7 +119,7 @@ pub fn explain(live: Live<'_>, frame: &[u8], device: DeviceId) -> Result<Explana
     let parsed = frame::parse(frame).ok();
     let keys = parsed.map_or_else(Vec::new, |parsed| keys(&parsed, frame));
     isolate(&mut snapshot, &keys);
-    let before = endpoints.copied();
+    let before = copied(endpoints);
     let dry = Dry::new(&before)?;
     let known = dry.copy_flows(flows, endpoints, &snapshot, &keys);
     let service = keys.iter().find_map(|key| snapshot.find(key));
@@ -172,8 +172,28 @@ fn isolate(snapshot: &mut Snapshot, keys: &[FlowKey]) {
     snapshot.calls = None;
 }
 
+/// A copy of what control gives out, with its load; no destinations.
+fn copied(endpoints: &Endpoints) -> Endpoints {
+    let copy = Endpoints::with_destinations(endpoints.len(), endpoints.destinations().len());
+    let ids = (0..).map(EndpointId).take(endpoints.len());
+    for (from, to) in ids.map(|id| (endpoints.get(id), copy.get(id))) {
+        to.describe(&from.description());
+        for (from, to) in [
+            (&from.load.active, &to.load.active),
+            (&from.load.inactive, &to.load.inactive),
+            (&from.load.persistent, &to.load.persistent),
+            (&from.load.refs, &to.load.refs),
+            (&from.load.overloaded, &to.load.overloaded),
+            (&from.learned_mtu, &to.learned_mtu),
+            (&from.learned_at, &to.learned_at),
+        ] {
+            to.store(from.load(Relaxed), Relaxed);
+        }
+    }
+    copy
+}
+
 fn choice(endpoints: &Endpoints, real: &Candidate) -> Choice {
-    use std::sync::atomic::Ordering::Relaxed;
     let load = &endpoints.get(real.id).load;
     Choice {
         candidate: *real,
@@ -206,7 +226,7 @@ impl Dry {
         };
         Ok(Self {
             flows: Arc::new(FlowTable::new(&config)?),
-            endpoints: Arc::new(endpoints.copied()),
+            endpoints: Arc::new(copied(endpoints)),
             stats: Stats::new(1, endpoints.len()),
         })
     }
