@@ -156,7 +156,9 @@ impl Director {
             named
         });
         let unused = |&(_, id): &(Addr, EndpointId)| endpoints.get(id).load.refs.load(Relaxed) == 0;
-        if locals.steered != locals.pool.ports
+        let was_set = locals.steered.1 != 0;
+        if was_set
+            && locals.steered != locals.pool.ports
             && locals.gone.is_empty()
             && locals.present.iter().all(unused)
         {
