@@ -82,6 +82,9 @@ fn iperf3_service(bed: &Bed, balancer: &Balancer, method: Method, family: Family
     let (vip, real) = (family.host(vip), family.host(real));
     balancer.adm.run(&format!("-A -t {vip}:5201 -s rr")).unwrap();
     let option = method.option();
+    if method == Method::FullNat {
+        balancer.adm.run(&format!("local add {} --ports 20000-60000", family.local())).unwrap();
+    }
     balancer.adm.run(&format!("-a -t {vip}:5201 -r {real}:5201 {option}")).unwrap();
 }
 
