@@ -35,6 +35,7 @@ use crate::{
         self, ServeError,
         listen::{self, ListenError, UnixSocket},
     },
+    supervisor,
 };
 
 /// How long clients may take to leave once the daemon stops.
@@ -194,9 +195,11 @@ pub async fn run(sources: Sources, config: Config) -> Result<(), DaemonError> {
         "xvsd {} is ready",
         env!("CARGO_PKG_VERSION"),
     );
+    tell_ready(&fleet.engine);
     let outcome = live(&mut signals, &sources, &config, &fleet.engine, &mut tasks).await;
 
     tracing::info!("stopping");
+    supervisor::stopping();
     // Nobody listens any more if everything has ended already.
     stop.send(true).unwrap_or_default();
     if timeout(FAREWELL, async { while tasks.join_next().await.is_some() {} }).await.is_err() {
@@ -415,7 +418,11 @@ async fn live(
         tokio::select! {
             _ = signals.terminate.recv() => return Ok(()),
             _ = signals.interrupt.recv() => return Ok(()),
-            _ = signals.hangup.recv() => reload(sources, started, engine).await,
+            _ = signals.hangup.recv() => {
+                supervisor::reloading();
+                reload(sources, started, engine).await;
+                tell_ready(engine);
+            }
             Some(ended) = servers.join_next() => match ended {
                 Ok(ended) => ended?,
                 Err(error) => tracing::error!("a server failed: {error}"),
@@ -452,6 +459,12 @@ async fn reload(sources: &Sources, started: &Config, engine: &Engine) {
         }
         Err(error) => tracing::error!("not reloaded: {error}"),
     }
+}
+
+/// Tells systemd that the daemon forwards.
+fn tell_ready(engine: &Engine) {
+    let services = engine.lock().services().1.len();
+    supervisor::ready(services, engine.report().borrow().workers.len());
 }
 
 /// Keeps the health service true: serving while every worker forwards.

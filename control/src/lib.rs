@@ -4,6 +4,7 @@
 //! `xvsadm` speaks `ipvsadm`'s language to it. Both are built from this library.
 
 pub mod adm;
+pub mod arguments;
 pub mod config;
 pub mod convert;
 pub mod daemon;
@@ -18,4 +19,5 @@ pub mod proto;
 pub mod rpc;
 pub mod rules;
 pub mod server;
+pub mod supervisor;
 pub mod words;

@@ -110,6 +110,16 @@ pub fn run(arguments: &[String]) -> u8 {
     status
 }
 
+/// The verbs with their arguments, for who documents them.
+pub fn verbs() -> clap::Command {
+    verbs::command()
+}
+
+/// The script that completes commands in a shell: bash, zsh or fish.
+pub fn completion(shell: &str) -> Option<String> {
+    verbs::completion(shell)
+}
+
 /// The lines of standard input.
 fn input() -> impl Iterator<Item = String> {
     io::stdin()

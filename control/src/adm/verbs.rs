@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use dataplane::ipvsadm::{
     Backend as _, Failure, PROC_APP, Refusal, Stream, proc_conn, proc_conn_sync, proc_services,
     proc_stats, proc_stats_percpu,
@@ -156,6 +156,16 @@ enum Proc {
 /// Whether a word is a verb.
 pub(super) fn is_verb(word: &str) -> bool {
     VERBS.contains(&word)
+}
+
+/// The grammar of the verbs.
+pub(super) fn command() -> clap::Command {
+    Line::command()
+}
+
+/// The script that completes commands in a shell, if there is such a shell.
+pub(super) fn completion(shell: &str) -> Option<String> {
+    Shell::from_str(shell, false).ok().map(|shell| completion::script(shell, &VERBS))
 }
 
 /// Runs a verb; gives back the exit status.

@@ -1,56 +1,23 @@
 //! `xvsd`: the load balancer's daemon.
 
-use std::{io, path::PathBuf, process::ExitCode};
+use std::{io, process::ExitCode};
 
-use clap::{Parser, ValueEnum, value_parser};
+use clap::Parser as _;
 use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
-use xvs_control::daemon::{self, Sources};
+use xvs_control::{
+    arguments::{Args, LogFormat},
+    config,
+    daemon::{self, Sources},
+};
 
 /// Exit code for a configuration that is refused, as clap's for a command line.
 const REFUSED: u8 = 2;
 
-/// IP Virtual Server in user space: the daemon.
-///
-/// Exit codes: 0 after a stop by signal, 1 if it could not start or had to end, 2 if the command line
-/// or the configuration is refused.
-#[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
-struct Args {
-    /// The configuration file (TOML). SIGHUP reads it again.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-
-    /// Rules as `ipvsadm -S` writes them, in addition to the configuration file's services.
-    #[arg(long, value_name = "FILE")]
-    rules: Option<PathBuf>,
-
-    /// Checks the configuration, says what is wrong, and ends.
-    #[arg(long)]
-    check: bool,
-
-    /// How many flows fit; wins over the configuration file.
-    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1024..=268_435_456))]
-    flows: Option<u32>,
-
-    /// What is logged: error, warn, info, debug, trace, or a filter as `xvs_control=debug,info`.
-    #[arg(long, value_name = "FILTER", default_value = "info")]
-    log: EnvFilter,
-
-    /// How it is logged, to standard error.
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    log_format: LogFormat,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
 fn main() -> ExitCode {
     let args = Args::parse();
+    if args.schema {
+        return print_schema();
+    }
     log(args.log, args.log_format);
     let sources = Sources { config: args.config, rules: args.rules, flows: args.flows };
     let config = match sources.load() {
@@ -70,6 +37,14 @@ fn main() -> ExitCode {
         Err(error) => return fail(&error, 1),
     };
     match runtime.block_on(daemon::run(sources, config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, 1),
+    }
+}
+
+fn print_schema() -> ExitCode {
+    use std::io::Write as _;
+    match writeln!(io::stdout(), "{:#}", config::schema()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error, 1),
     }

@@ -1,138 +1,220 @@
-//! The shape of the TOML file: names and types, nothing else.
+//! The shape of the TOML file: names, types, and what the JSON schema and the manual say of them.
 //!
 //! Every integer is read as `i64`, so that a value out of range is refused with its range and not
 //! with the name of a Rust type. Unknown fields are refused. Values are checked in [`super::check`].
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// The whole file.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct File {
+    /// What is fixed at the start of the daemon.
     pub(super) daemon: Daemon,
+    /// Interfaces that the workers receive from and send to; all are attached alike. Without any,
+    /// nothing is forwarded.
     pub(super) interface: Vec<Interface>,
+    /// Where gRPC listens.
     pub(super) api: Api,
+    /// IPVS's settings by the names of the sysctls of net.ipv4.vs, and those of xvs.
     pub(super) settings: BTreeMap<String, i64>,
+    /// Time-outs of flows, as `ipvsadm --set`.
     pub(super) timeouts: Timeouts,
+    /// Rules that give packets their firewall marks: all are looked at, and the last that takes a
+    /// packet decides.
     pub(super) mark: Vec<Mark>,
+    /// Full NAT's local addresses and ports.
     pub(super) local: Option<Local>,
+    /// Services with their real servers.
     pub(super) service: Vec<Service>,
 }
 
 /// `[daemon]`: what is fixed at the start.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Daemon {
+    /// How many workers. Unless given, one for each receive queue that all interfaces have, but no
+    /// more than CPUs.
+    #[schemars(range(min = 1, max = 64))]
     pub(super) workers: Option<i64>,
+    /// The CPU of each worker; none: not pinned. Unless given, the first ones that the daemon may
+    /// run on.
     pub(super) cpus: Option<Vec<i64>>,
+    /// Flows that fit. The table is allocated at the start and never grows. Unless given, 1048576.
+    #[schemars(range(min = 1024, max = 268_435_456))]
     pub(super) flows: Option<i64>,
+    /// Services and real servers that fit together. Unless given, 16384.
+    #[schemars(range(min = 16, max = 1_048_576))]
     pub(super) endpoints: Option<i64>,
+    /// How long an idle worker looks for packets before it sleeps. Unless given, 50.
+    #[schemars(range(min = 0, max = 1_000_000))]
     pub(super) spin_microseconds: Option<i64>,
+    /// ICMP errors, resets and echo replies of its own that each worker sends at most. Unless
+    /// given, 1000.
+    #[schemars(range(min = 0, max = 1_000_000))]
     pub(super) answers_per_second: Option<i64>,
+    /// An absolute path: every change is written there before it is answered, and found again after
+    /// a restart. Unless given, changes live as long as the daemon.
     pub(super) journal: Option<String>,
 }
 
 /// `[[interface]]`: one the workers receive from and send to.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Interface {
+    /// Its name.
     pub(super) name: String,
+    /// auto (native, else generic, else raw), native, generic or raw. Unless given, auto.
     #[serde(default)]
     pub(super) mode: Option<String>,
 }
 
 /// `[api]`: where gRPC listens.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Api {
+    /// The unix socket, an absolute path. Unless given, /run/xvs/xvsd.sock.
     pub(super) socket: Option<String>,
+    /// gRPC over TCP as well.
     pub(super) tcp: Option<Tcp>,
 }
 
 /// `[api.tcp]`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Tcp {
+    /// Address and port to listen on.
     pub(super) listen: String,
+    /// PEM file of the daemon's certificate chain.
     pub(super) certificate: Option<String>,
+    /// PEM file of its key.
     pub(super) key: Option<String>,
+    /// PEM file of the authority that signs clients' certificates.
     pub(super) client_ca: Option<String>,
+    /// Serve without TLS: whoever can reach the port commands the box.
     #[serde(default)]
     pub(super) insecure: bool,
 }
 
 /// `[timeouts]`, in seconds.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Timeouts {
+    /// Established TCP flows. Unless given, 900.
+    #[schemars(range(min = 1, max = 2_147_483))]
     pub(super) tcp: Option<i64>,
+    /// TCP flows after a FIN. Unless given, 120.
+    #[schemars(range(min = 1, max = 2_147_483))]
     pub(super) tcp_fin: Option<i64>,
+    /// UDP flows. Unless given, 300.
+    #[schemars(range(min = 1, max = 2_147_483))]
     pub(super) udp: Option<i64>,
 }
 
 /// `[[mark]]`: packets that get a firewall mark.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Mark {
+    /// The mark; 0 takes packets out of what earlier rules marked.
+    #[schemars(range(min = 0, max = 4_294_967_295_u32))]
     pub(super) mark: i64,
+    /// Where packets go: an address or a prefix.
     pub(super) to: String,
+    /// To which ports, as 80 or 80-90. Unless given, any.
     pub(super) ports: Option<String>,
+    /// tcp, udp or sctp. Unless given, all three.
     pub(super) protocol: Option<String>,
+    /// Where packets come from: an address or a prefix. Unless given, anywhere.
     pub(super) from: Option<String>,
 }
 
 /// `[local]`: full NAT's local addresses.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Local {
+    /// Addresses of the box that nothing else on it uses at these ports.
     pub(super) addresses: Vec<String>,
+    /// The first and the last port of each, as 1024-65535.
     #[serde(default)]
     pub(super) ports: Option<String>,
 }
 
 /// `[[service]]`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Service {
+    /// tcp, udp or sctp. With address and port.
     pub(super) protocol: Option<String>,
+    /// The virtual address.
     pub(super) address: Option<String>,
+    /// The port; 0 takes every port and needs persistence.
+    #[schemars(range(min = 0, max = 65_535))]
     pub(super) port: Option<i64>,
+    /// In place of protocol, address and port: the firewall mark of its packets.
+    #[schemars(range(min = 1, max = 4_294_967_295_u32))]
     pub(super) mark: Option<i64>,
+    /// With mark: ipv4 or ipv6. Unless given, ipv4.
     pub(super) family: Option<String>,
+    /// rr, wrr, lc, wlc, lblc, lblcr, dh, sh, sed, nq, fo, ovf, mh or twos. Unless given, wlc.
     pub(super) scheduler: Option<String>,
+    /// fallback and port, of sh and mh; flag3.
     #[serde(default)]
     pub(super) scheduler_flags: Vec<String>,
+    /// A client's flows go to one real server for as long.
+    #[schemars(range(min = 1, max = 2_678_400))]
     pub(super) persistence_seconds: Option<i64>,
+    /// With persistence: clients of one network count as one. A mask for IPv4, a length of prefix
+    /// for IPv6.
     pub(super) netmask: Option<String>,
+    /// Every UDP datagram is scheduled by itself.
     #[serde(default)]
     pub(super) one_packet: bool,
+    /// sip: persistence by the Call-ID.
     pub(super) persistence_engine: Option<String>,
+    /// How full NAT tells real servers the client's address: toa, TCP option 254.
     pub(super) client_address: Option<String>,
+    /// Its real servers.
     #[serde(default)]
     pub(super) real: Vec<Real>,
 }
 
 /// `[[service.real]]`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Real {
+    /// Its address.
     pub(super) address: String,
+    /// Its port, which only nat and fullnat may map. Unless given, the service's.
+    #[schemars(range(min = 0, max = 65_535))]
     pub(super) port: Option<i64>,
+    /// nat, dr, ipip, gue, gre, local or fullnat. Unless given, dr.
     pub(super) method: Option<String>,
+    /// How to tunnel to it, with gue and gre.
     #[serde(default)]
     pub(super) tunnel: Tunnel,
+    /// Its share of new flows; 0: flows stay, no new ones come. Unless given, 1.
+    #[schemars(range(min = 0, max = 2_147_483_647))]
     pub(super) weight: Option<i64>,
+    /// No new flows from so many on; 0: no limit. Unless given, 0.
+    #[schemars(range(min = 0, max = 2_147_483_647))]
     pub(super) upper_threshold: Option<i64>,
+    /// After that, new ones again below so many; 0: three quarters of the upper. Unless given, 0.
+    #[schemars(range(min = 0, max = 2_147_483_647))]
     pub(super) lower_threshold: Option<i64>,
 }
 
 /// `tunnel = { ... }` of a real server.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Tunnel {
+    /// UDP port of gue.
+    #[schemars(range(min = 0, max = 65_535))]
     pub(super) port: Option<i64>,
+    /// With a checksum.
     pub(super) checksum: bool,
+    /// With remote checksum offload.
     pub(super) remote_checksum: bool,
 }

@@ -7,6 +7,7 @@
 mod check;
 mod file;
 mod ipvs;
+mod schema;
 
 use std::{
     fs, io,
@@ -17,6 +18,7 @@ use std::{
 use dataplane::director::spec::{LocalPool, MarkRule, RealSpec, ServiceSpec, TimeoutSpec};
 
 pub(crate) use self::ipvs::scratch;
+pub use self::schema::schema;
 use crate::field::{self, FieldError};
 
 /// Everything the daemon is told.
