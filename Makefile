@@ -18,7 +18,7 @@ missing = $(filter-out $(call present,$(1)),$(1))
 apt = DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends
 ROOT := $(filter 0,$(shell id -u))
 
-.PHONY: help setup build demo test check fmt lint doc unit e2e loom conform captures sim stress fuzz bench matrix instructions stages install clean
+.PHONY: help setup build demo test check fmt lint doc unit e2e loom conform captures sim stress fuzz bench matrix instructions stages manual deb install clean
 
 help: ## Print this list
 	@sed -nE 's/^([a-z0-9]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -70,7 +70,8 @@ sim: ## SEEDS=1000 runs of every simulated scenario; SEED=n repeats one
 stress: ## The flow table under mass: slots reused, and a control that must fail
 	XVS_STRESS_HITS=100000000 $(CARGO) test --release -p xvs-dataplane --test flow_stress
 
-fuzz: ## Fuzz each target for T=30 seconds, starting from all captures (nightly, cargo-fuzz)
+fuzz: ## Fuzz each target for T=30 seconds, starting from all captures (nightly)
+	$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install -q --locked cargo-fuzz
 	cd dataplane/fuzz && $(CARGO) +nightly run -q --bin seeds -- ../../fixtures
 	cd dataplane && for t in wire pipeline rules; do $(CARGO) +nightly fuzz run $$t -- -max_total_time=$(T) -max_len=8192 || exit 1; done
 
@@ -88,8 +89,18 @@ instructions: ## How many instructions a packet takes (callgrind), held against 
 stages: ## What each stage of a packet's way costs by itself (criterion)
 	$(CARGO) bench -q -p xvs-bench --bench stages
 
-install: build ## Install xvsd and xvsadm below PREFIX=/usr/local
+manual: setup ## Manual pages, completions and the configuration's JSON schema, into target/manual
+	$(CARGO) run -q -p xvs-control --example manual -- target/manual
+
+deb: manual ## A Debian package, into target/debian
+	$(CARGO) deb --version >/dev/null 2>&1 || $(CARGO) install -q --locked cargo-deb
+	$(CARGO) deb -q -p xvs-control
+
+install: build manual ## Install programs, manual pages and completions below PREFIX=/usr/local
 	install -D -t $(DESTDIR)$(PREFIX)/sbin target/release/xvsd target/release/xvsadm
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man8 target/manual/xvsd.8 target/manual/xvsadm.8
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man5 target/manual/xvsd.toml.5
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/bash-completion/completions target/manual/xvsadm
 
 clean: ## Remove what was built
 	$(CARGO) clean
