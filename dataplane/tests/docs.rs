@@ -1,4 +1,5 @@
-//! docs/ipvs.md is true: everything that is registered stands there, and what stands there is.
+//! docs/ipvs.md is true: everything that is registered stands there, and what stands there is. So is the
+//! table of drop reasons in docs/troubleshooting.md.
 #![expect(clippy::unwrap_used, reason = "a page that cannot be read ends the test")]
 
 use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
@@ -10,6 +11,7 @@ use xvs_dataplane::{
     sched::Scheduler,
     service::Engine,
     stats::Stats,
+    verdict::DropReason,
 };
 
 fn file(name: &str) -> String {
@@ -119,4 +121,14 @@ fn every_difference_that_recordings_show_stands_in_the_page() {
         .map(|line| format!("{line}\n"))
         .collect();
     assert!(stated == expected, "the table should be this:\n{expected}");
+}
+
+#[test]
+fn every_drop_reason_stands_in_the_troubleshooting_page() {
+    let page = file("docs/troubleshooting.md");
+    let (_, rest) = page.split_once("\n## Packets are dropped\n").unwrap();
+    let table = rest.split("\n## ").next().unwrap();
+    let named: BTreeSet<_> = rows(table).iter().flat_map(|row| words(&row[0])).collect();
+    let known = DropReason::ALL.iter().map(|reason| reason.name().to_owned());
+    assert_eq!(named, known.collect());
 }
