@@ -7,7 +7,7 @@ use std::{
 
 use dataplane::{
     addr::{Addr, Family},
-    director::spec::ServiceKey,
+    director::spec::{ClientAddress, ServiceKey},
     endpoint::Method,
 };
 
@@ -92,6 +92,17 @@ pub fn parse_method(name: &str) -> Result<Method, String> {
 /// The name of a forwarding method.
 pub fn method_name(method: Method) -> &'static str {
     name_of(&METHODS, method).expect("every method has its line in METHODS")
+}
+
+/// Reads how full NAT tells real servers their clients' addresses.
+///
+/// # Errors
+///
+/// There is no such way.
+pub fn parse_client_address(name: &str) -> Result<ClientAddress, String> {
+    ClientAddress::named(name).ok_or_else(|| {
+        field::unknown("way", name, ClientAddress::NAMES.iter().map(|(known, _)| *known))
+    })
 }
 
 /// Reads a protocol.

@@ -191,7 +191,7 @@ fn spec(port: u16) -> ServiceSpec {
         netmask: u32::MAX,
         one_packet: false,
         engine: None,
-        toa: false,
+        client_address: Default::default(),
     }
 }
 

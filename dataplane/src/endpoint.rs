@@ -74,6 +74,9 @@ pub const SHUNNED: u16 = 2;
 /// Set where full NAT tells the real server its clients' addresses by TOA.
 pub const TOA: u16 = 4;
 
+/// Set where full NAT tells it by the PROXY protocol.
+pub const PROXY: u16 = 8;
+
 /// What control says about an endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Description {
@@ -85,7 +88,7 @@ pub struct Description {
     pub protocol: u8,
     /// How packets get there; meaningless for a virtual endpoint.
     pub method: Method,
-    /// [`AVAILABLE`], [`SHUNNED`] and [`TOA`].
+    /// [`AVAILABLE`], [`SHUNNED`], [`TOA`] and [`PROXY`].
     pub flags: u16,
     /// Its weight; 0 takes no new flows.
     pub weight: u32,

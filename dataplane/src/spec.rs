@@ -74,8 +74,41 @@ pub struct ServiceSpec {
     pub one_packet: bool,
     /// `--pe`: persistence engine by name.
     pub engine: Option<String>,
-    /// `--toa`: full NAT tells its real servers the client's address by a TCP option.
-    pub toa: bool,
+    /// How full NAT tells its real servers the client's address.
+    pub client_address: ClientAddress,
+}
+
+/// How full NAT tells its real servers the client's address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ClientAddress {
+    /// Not at all.
+    #[default]
+    Hidden,
+    /// `--toa`: by TCP option 254.
+    Toa,
+    /// `--proxy`: by version 2 of the PROXY protocol.
+    Proxy,
+}
+
+impl ClientAddress {
+    /// The ways of telling by name.
+    pub const NAMES: [(&str, Self); 2] = [("toa", Self::Toa), ("proxy", Self::Proxy)];
+
+    /// Its name; empty if nothing is told.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hidden => "",
+            Self::Toa => "toa",
+            Self::Proxy => "proxy",
+        }
+    }
+
+    /// The way of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, way)| *way)
+    }
 }
 
 /// `--tun-type` and its options.

@@ -73,7 +73,7 @@ fn pipeline(services: &[(u8, u16, Method, &str)]) -> Pipeline {
                 netmask: u32::MAX,
                 one_packet: calls,
                 engine: calls.then(|| "sip".to_owned()),
-                toa: false,
+                client_address: Default::default(),
             })
             .unwrap();
         for real in ["10.2.0.11", "10.2.0.12"] {

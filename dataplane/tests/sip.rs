@@ -38,7 +38,7 @@ fn service(one_packet: bool, persistence_s: Option<u32>) -> ServiceSpec {
         netmask: u32::MAX,
         one_packet,
         engine: Some("sip".to_owned()),
-        toa: false,
+        client_address: Default::default(),
     }
 }
 

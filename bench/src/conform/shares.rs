@@ -144,7 +144,7 @@ mod tests {
             netmask: u32::MAX,
             one_packet: false,
             engine: None,
-            toa: false,
+            client_address: Default::default(),
         };
         let reals = (11..).zip(weights).map(real).collect();
         [ServiceInfo { spec, counters: Counters::default(), rates: Rates::default(), reals }]

@@ -20,6 +20,9 @@ pub const PROGRAM: &str = "apache2";
 /// connections end after a hundred requests, as those of most servers do.
 pub const PORTS: [u16; 3] = [80, 8080, 8081];
 
+/// Where a server listens for connections that begin with a header of the PROXY protocol.
+pub const PROXY_PORT: u16 = 8082;
+
 /// How long a server may take to start.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -51,6 +54,16 @@ impl Web {
         Ok(Self { folder: documents, _process: process })
     }
 
+    /// The addresses of those who asked at [`PROXY_PORT`] so far, as the server was told them.
+    ///
+    /// # Errors
+    ///
+    /// Its log cannot be read.
+    pub fn told(&self) -> anyhow::Result<Vec<String>> {
+        let log = self.folder.with_file_name("told.log");
+        Ok(fs::read_to_string(log).context("told.log")?.lines().map(str::to_owned).collect())
+    }
+
     /// Where the files it serves lie.
     pub fn documents(&self) -> &Path {
         &self.folder
@@ -69,12 +82,14 @@ fn serves(namespace: &Namespace) -> bool {
 /// Apache's configuration for a server called `name`.
 fn configuration(name: &str, folder: &Path) -> String {
     let folder = folder.display();
-    let listen: Vec<_> = PORTS.iter().map(|port| format!("Listen {port}")).collect();
+    let ports = PORTS.iter().chain([&PROXY_PORT]);
+    let listen: Vec<_> = ports.map(|port| format!("Listen {port}")).collect();
     format!(
         r##"ServerRoot /usr/lib/apache2
 LoadModule mpm_event_module modules/mod_mpm_event.so
 LoadModule authz_core_module modules/mod_authz_core.so
 LoadModule dir_module modules/mod_dir.so
+LoadModule remoteip_module modules/mod_remoteip.so
 ServerName {name}
 {listen}
 User nobody
@@ -93,6 +108,10 @@ ThreadsPerChild 64
 MaxRequestWorkers 128
 <VirtualHost *:{ending}>
 MaxKeepAliveRequests 100
+</VirtualHost>
+<VirtualHost *:{PROXY_PORT}>
+RemoteIPProxyProtocol On
+CustomLog {folder}/told.log "%a"
 </VirtualHost>
 "##,
         listen = listen.join("\n"),

@@ -102,7 +102,7 @@ impl Traffic {
                 netmask: if self.family == Family::V4 { u32::MAX } else { 128 },
                 one_packet: false,
                 engine: None,
-                toa: false,
+                client_address: Default::default(),
             };
             director.add_service(&service).context("the service")?;
             for number in 0..REALS {

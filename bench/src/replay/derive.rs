@@ -91,7 +91,7 @@ impl Census {
                 netmask: if addr.is_v4() { u32::MAX } else { 128 },
                 one_packet: false,
                 engine: None,
-                toa: false,
+                client_address: Default::default(),
             };
             let real = |number| RealSpec {
                 addr: real(addr.family(), number),

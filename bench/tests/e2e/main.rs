@@ -17,6 +17,7 @@ mod local;
 mod marks;
 mod methods;
 mod refusals;
+mod told;
 mod transfer;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -44,7 +44,7 @@ fn place(bed: &Bed, balancer: &Balancer, (method, family): (Method, Family), kin
 }
 
 /// Does something in a namespace; sockets made there stay there.
-fn inside<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn inside<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Send) -> T {
     let entered = || {
         namespace.enter().unwrap();
         work()
@@ -83,7 +83,7 @@ fn stop(at: SocketAddr) {
 }
 
 /// Sends a datagram and waits for its echo; `None` if none comes.
-fn ask(socket: &UdpSocket, sent: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn ask(socket: &UdpSocket, sent: &[u8]) -> Option<Vec<u8>> {
     socket.send(sent).ok()?;
     let mut got = vec![0; 1 << 16];
     let length = socket.recv(&mut got).ok()?;

@@ -98,6 +98,10 @@ pub(super) fn statistics(statistics: &v1::GetStatisticsResponse) -> String {
     if sacrificed > 0 {
         out.push_str(&format!("\nFlows ended before their time by drop_entry: {sacrificed}\n"));
     }
+    let untold: u64 = statistics.workers.iter().map(|worker| worker.clients_untold).sum();
+    if untold > 0 {
+        out.push_str(&format!("\nPackets whose real server is not told the client: {untold}\n"));
+    }
     let share = 100 * flow_table.used / flow_table.capacity.max(1);
     out.push_str(&format!(
         "\nFlow table: {} of {} in use ({share} %)\n",

@@ -5,7 +5,8 @@ use std::{fmt::Display, net::SocketAddr, path::PathBuf};
 use dataplane::{
     addr::{Addr, Family},
     director::spec::{
-        LocalPool, MarkRule, RealSpec, ServiceKey, ServiceSpec, TimeoutSpec, TunnelSpec,
+        ClientAddress, LocalPool, MarkRule, RealSpec, ServiceKey, ServiceSpec, TimeoutSpec,
+        TunnelSpec,
     },
     endpoint::Method,
     sched::SchedFlags,
@@ -15,7 +16,7 @@ use dataplane::{
 use super::{Api, Config, Daemon, Desired, Interface, Mode, Tcp, Tls, file};
 use crate::{
     convert::request::{
-        DEFAULT_SCHEDULER, PERSISTENCE_MAX_S, THRESHOLD_MAX, TIMEOUT_MAX_S, TOA, WEIGHT_MAX, each,
+        DEFAULT_SCHEDULER, PERSISTENCE_MAX_S, THRESHOLD_MAX, TIMEOUT_MAX_S, WEIGHT_MAX, each,
     },
     field::{self, FieldError},
     words,
@@ -261,19 +262,17 @@ fn service(file: &file::Service) -> Result<(ServiceSpec, Vec<RealSpec>)> {
         netmask,
         one_packet: file.one_packet,
         engine: file.persistence_engine.clone(),
-        toa: toa(file.client_address.as_deref())?,
+        client_address: client_address(file.client_address.as_deref())?,
     };
     let reals = each("real", &file.real, |file| real(file, &key))?;
     Ok((spec, reals))
 }
 
-/// Whether full NAT tells real servers their clients' addresses.
-fn toa(way: Option<&str>) -> Result<bool> {
-    match way {
-        None => Ok(false),
-        Some(TOA) => Ok(true),
-        Some(other) => Err(FieldError::new("client_address", field::unknown("way", other, [TOA]))),
-    }
+/// How full NAT tells real servers their clients' addresses.
+fn client_address(way: Option<&str>) -> Result<ClientAddress> {
+    way.map_or(Ok(ClientAddress::Hidden), |way| {
+        words::parse_client_address(way).map_err(|reason| FieldError::new("client_address", reason))
+    })
 }
 
 fn service_key(file: &file::Service) -> Result<ServiceKey> {

@@ -174,7 +174,8 @@ pub(super) struct Service {
     pub(super) one_packet: bool,
     /// sip: persistence by the Call-ID.
     pub(super) persistence_engine: Option<String>,
-    /// How full NAT tells real servers the client's address: toa, TCP option 254.
+    /// How full NAT tells real servers the client's address: toa, TCP option 254; proxy, version 2 of
+    /// the PROXY protocol.
     pub(super) client_address: Option<String>,
     /// Its real servers.
     #[serde(default)]

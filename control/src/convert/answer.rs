@@ -8,7 +8,6 @@ use dataplane::{
     },
 };
 
-use super::request::TOA;
 use crate::{proto::v1, words};
 
 /// A key.
@@ -42,7 +41,7 @@ pub fn service(spec: &ServiceSpec) -> v1::Service {
         netmask: words::netmask_text(spec.netmask, spec.key.family()),
         one_packet: spec.one_packet,
         persistence_engine: spec.engine.clone().unwrap_or_default(),
-        client_address: if spec.toa { TOA.to_owned() } else { String::new() },
+        client_address: spec.client_address.name().to_owned(),
     }
 }
 

@@ -15,8 +15,8 @@ mod tests {
     use dataplane::{
         addr::{Addr, Family},
         director::spec::{
-            Counters, Hold, Rates, RealInfo, RealSpec, ServiceInfo, ServiceKey, ServiceSpec,
-            TunnelSpec,
+            ClientAddress, Counters, Hold, Rates, RealInfo, RealSpec, ServiceInfo, ServiceKey,
+            ServiceSpec, TunnelSpec,
         },
         sched::SchedFlags,
     };
@@ -62,9 +62,9 @@ mod tests {
             let scheduler = prop_oneof![Just("wlc"), Just("mh")].prop_map(str::to_owned);
             let engine = proptest::option::of(Just("sip".to_owned()));
             let persistence = proptest::option::of(1..=2_678_400_u32);
-            (key(family), scheduler, flags, persistence, netmask, any::<[bool; 2]>(), engine)
+            (key(family), scheduler, flags, persistence, netmask, any::<bool>(), engine, 0..3_usize)
                 .prop_map(
-                    |(key, scheduler, flags, persistence_s, netmask, [one_packet, toa], engine)| {
+                    |(key, scheduler, flags, persistence_s, netmask, one_packet, engine, told)| {
                         ServiceSpec {
                             key,
                             scheduler,
@@ -73,7 +73,11 @@ mod tests {
                             netmask,
                             one_packet,
                             engine,
-                            toa,
+                            client_address: [
+                                ClientAddress::Hidden,
+                                ClientAddress::Toa,
+                                ClientAddress::Proxy,
+                            ][told],
                         }
                     },
                 )

@@ -8,8 +8,8 @@ use std::fmt::Display;
 use dataplane::{
     addr::{Addr, Family},
     director::spec::{
-        Counters, Hold, LocalPool, Rates, RealInfo, RealSpec, ServiceInfo, ServiceKey, ServiceSpec,
-        TimeoutSpec, TunnelSpec,
+        ClientAddress, Counters, Hold, LocalPool, Rates, RealInfo, RealSpec, ServiceInfo,
+        ServiceKey, ServiceSpec, TimeoutSpec, TunnelSpec,
     },
     endpoint::Method,
     sched::SchedFlags,
@@ -17,7 +17,7 @@ use dataplane::{
 
 use crate::{
     engine::flows::{FlowFilter, FlowPage},
-    field::{self, FieldError},
+    field::FieldError,
     proto::v1,
     words,
 };
@@ -107,10 +107,11 @@ pub fn service_spec(message: &v1::Service) -> Result<ServiceSpec> {
         text => words::parse_netmask(text, key.family())
             .map_err(|reason| FieldError::new("netmask", reason))?,
     };
-    if !matches!(message.client_address.as_str(), "" | TOA) {
-        let reason = field::unknown("way", &message.client_address, [TOA]);
-        return Err(FieldError::new("client_address", reason));
-    }
+    let client_address = match message.client_address.as_str() {
+        "" => ClientAddress::Hidden,
+        way => words::parse_client_address(way)
+            .map_err(|reason| FieldError::new("client_address", reason))?,
+    };
     Ok(ServiceSpec {
         key,
         scheduler: or_default(&message.scheduler, DEFAULT_SCHEDULER).to_owned(),
@@ -119,7 +120,7 @@ pub fn service_spec(message: &v1::Service) -> Result<ServiceSpec> {
         netmask,
         one_packet: message.one_packet,
         engine: Some(message.persistence_engine.clone()).filter(|name| !name.is_empty()),
-        toa: message.client_address == TOA,
+        client_address,
     })
 }
 
@@ -224,9 +225,6 @@ pub fn setting(message: &v1::Setting) -> Result<(String, u32)> {
     };
     Ok((message.name.clone(), value))
 }
-
-/// The only way by which full NAT tells real servers their clients' addresses.
-pub const TOA: &str = "toa";
 
 /// Which flows are asked for.
 ///

@@ -248,7 +248,7 @@ fn configure(director: &mut Director, method: Method) {
                 netmask: if addr(vip).is_v4() { u32::MAX } else { 128 },
                 one_packet: false,
                 engine: None,
-                toa: false,
+                client_address: Default::default(),
             };
             director.add_service(&service).expect("the service is valid");
             for (real, weight) in reals.into_iter().zip([3, 1]) {

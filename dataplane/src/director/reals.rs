@@ -4,11 +4,11 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::{
     Director, RealEntry, check, less, plus,
-    spec::{DirectorError, Hold, RealSpec, ServiceKey},
+    spec::{ClientAddress, DirectorError, Hold, RealSpec, ServiceKey},
 };
 use crate::{
     addr::Addr,
-    endpoint::{AVAILABLE, EndpointId, Method, SHUNNED, TOA},
+    endpoint::{AVAILABLE, EndpointId, Method, PROXY, SHUNNED, TOA},
     sched::Change,
 };
 
@@ -141,7 +141,11 @@ impl Director {
         }
         let weight = if hold.weight { 0 } else { spec.weight };
         let shunned = if hold.templates { SHUNNED } else { 0 };
-        let told = if self.service(key).is_ok_and(|entry| entry.spec.toa) { TOA } else { 0 };
+        let told = match self.service(key).map(|entry| entry.spec.client_address) {
+            Ok(ClientAddress::Toa) => TOA,
+            Ok(ClientAddress::Proxy) => PROXY,
+            Ok(ClientAddress::Hidden) | Err(_) => 0,
+        };
         let flags = AVAILABLE | shunned | told;
         self.describe(id, protocol(key), &RealSpec { weight, ..*spec }, flags);
     }

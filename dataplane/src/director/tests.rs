@@ -28,7 +28,7 @@ fn service(port: u16, scheduler: &str) -> ServiceSpec {
         netmask: u32::MAX,
         one_packet: false,
         engine: None,
-        toa: false,
+        client_address: Default::default(),
     }
 }
 

@@ -7,11 +7,11 @@
 //! | 12 | virtual endpoint |
 //! | 16 | client address |
 //! | 32 | client port 16, local (source NAT) port 16, or the port that stands for port 0 |
-//! | 36 | protocol 8, spare 8, client path 16 |
+//! | 36 | protocol 8, what the real server was told 8, client path 16 |
 //! | 40 | real endpoint |
 //! | 44 | local address's endpoint 16, generation of the client path 16 |
 //! | 48 | packets to the real server, to the client; of a template: flows that hang on it, unused |
-//! | 56 | octets likewise; of a template: its own time-out in ticks, unused; of a flow that hangs on one: its slot in place of octets to the client |
+//! | 56 | octets likewise; of a template: its own time-out in ticks, unused; of a flow that hangs on one: its slot in place of octets to the client; while a real server is told its client by the PROXY protocol: where the client's data begins in place of octets to the real server |
 //!
 //! Rules: the control word changes by compare-and-swap only, so exactly one caller ends a life.
 //! What names the flow is written before its first index word is published and again only after
@@ -20,7 +20,7 @@
 //! packet: a lost update there costs a tick or a count.
 
 use super::{
-    Direction, FlowKey,
+    Direction, FlowKey, Telling,
     control::{Control, flag},
     sync::{
         AtomicU8, AtomicU16, AtomicU32, AtomicU64,
@@ -86,14 +86,15 @@ pub struct Entry {
     client_port: AtomicU16,
     local_port: AtomicU16,
     protocol: AtomicU8,
-    _spare: AtomicU8,
+    /// How far the telling is; see [`Telling`]. Written after, read before what it begins at.
+    pub(super) telling: AtomicU8,
     client_path: AtomicU16,
     real: AtomicU32,
     local: AtomicU16,
     /// Written after, read before `client_path`: a new generation never vouches for an old path.
     client_path_generation: AtomicU16,
     packets: [AtomicU32; 2],
-    octets: [AtomicU32; 2],
+    pub(super) octets: [AtomicU32; 2],
 }
 
 impl Entry {
@@ -352,6 +353,7 @@ impl Entry {
         self.client_port.store(new.key.source_port, Relaxed);
         self.local_port.store(local_port, Relaxed);
         self.protocol.store(new.key.protocol, Relaxed);
+        self.telling.store(Telling::Over as u8, Relaxed);
         self.client_path.store(0, Relaxed);
         self.real.store(new.real.0, Relaxed);
         self.local.store(local.0 as u16, Relaxed);

@@ -26,6 +26,7 @@ mod slots;
 mod steady;
 mod sync;
 mod table;
+mod telling;
 mod view;
 mod worker;
 
@@ -42,6 +43,7 @@ pub use steady::Steady;
 pub use table::{
     CAPACITY_MAX, FlowId, FlowRef, FlowTable, Memory, TableConfig, TableError, WORKERS_MAX,
 };
+pub use telling::Telling;
 pub use view::FlowView;
 pub use worker::{InsertError, Inserted, Prepared, TableCounters, TableWorker};
 

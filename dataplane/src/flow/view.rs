@@ -1,7 +1,7 @@
 //! A flow as control sees it: a copy of the entry as it was at one moment.
 
 use super::{
-    Direction, FlowId,
+    Direction, FlowId, Telling,
     control::{Control, flag},
     entry::Entry,
     sync::{Ordering::Acquire, fence},
@@ -64,6 +64,7 @@ impl FlowView {
             octets: both.map(|direction| match direction {
                 _ if template => 0,
                 Direction::ToClient if control.has(flag::CONTROLLED) => 0,
+                Direction::ToReal if entry.telling().0 != Telling::Over => 0,
                 _ => entry.octets(direction),
             }),
             template_timeout: template.then(|| entry.template_timeout()),

@@ -13,6 +13,7 @@ mod ipip;
 mod link;
 mod nat;
 mod outer;
+pub mod proxy;
 pub mod toa;
 
 use crate::{

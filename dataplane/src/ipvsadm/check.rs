@@ -61,6 +61,7 @@ kinds! {
     TunChecksum => "tun-csum",
     TunRemoteChecksum => "tun-remcsum",
     Toa => "toa",
+    Proxy => "proxy",
 }
 
 /// Which options were given.
@@ -140,6 +141,7 @@ const SERVICE: &[Kind] = &[
     Kind::Engine,
     Kind::SchedFlags,
     Kind::Toa,
+    Kind::Proxy,
 ];
 const REAL: &[Kind] = &[
     Kind::Method,

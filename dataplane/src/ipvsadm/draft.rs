@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     addr::{Addr, Family},
-    director::spec::{RealSpec, ServiceKey, ServiceSpec, TimeoutSpec, TunnelSpec},
+    director::spec::{ClientAddress, RealSpec, ServiceKey, ServiceSpec, TimeoutSpec, TunnelSpec},
     endpoint::Method,
     sched::SchedFlags,
 };
@@ -361,6 +361,12 @@ impl<'a> Draft<'a> {
             (None, Family::V4) => NO_MASK,
             (None, Family::V6) => 128,
         };
+        let client_address = match (self.given.has(Kind::Toa), self.given.has(Kind::Proxy)) {
+            (true, true) => return Err(usage("--toa and --proxy exclude each other")),
+            (true, false) => ClientAddress::Toa,
+            (false, true) => ClientAddress::Proxy,
+            (false, false) => ClientAddress::Hidden,
+        };
         let scheduler = self.scheduler;
         Ok(ServiceSpec {
             key,
@@ -370,7 +376,7 @@ impl<'a> Draft<'a> {
             netmask,
             one_packet,
             engine: self.engine,
-            toa: self.given.has(Kind::Toa),
+            client_address,
         })
     }
 

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     addr::Family,
     director::spec::{
-        Counters, Rates, RealInfo, ServiceInfo, ServiceKey, ServiceSpec, TimeoutSpec,
+        ClientAddress, Counters, Rates, RealInfo, ServiceInfo, ServiceKey, ServiceSpec, TimeoutSpec,
     },
     endpoint::Method,
     sched::SchedFlags,
@@ -155,8 +155,8 @@ fn remarks(spec: &ServiceSpec) -> String {
     if spec.one_packet {
         out.push_str(" ops");
     }
-    if spec.toa {
-        out.push_str(" toa");
+    if spec.client_address != ClientAddress::Hidden {
+        out.push_str(&format!(" {}", spec.client_address.name()));
     }
     out
 }

@@ -4,7 +4,8 @@
 //! follow in the same word (`-w5`, `-w=5`) or be the next one, whatever it looks like; long
 //! options take `--name=value` too. `--` ends the options. Only an optional argument (`-p`) is not
 //! taken from a next word that begins with a dash.
-//! Some options are ours alone, so that rules can say what the API can: `--local`, `--fullnat`, `--toa`.
+//! Some options are ours alone, so that rules can say what the API can: `--local`,
+//! `--fullnat`, `--toa`, `--proxy`.
 //! Source: popt 1.19 as ipvsadm uses it, observed.
 
 use super::check::Kind;
@@ -91,6 +92,7 @@ const DEFINITIONS: &[Definition] = {
         ("local", None, Nothing, Opt::Local),
         ("fullnat", None, Nothing, Opt::FullNat),
         ("toa", None, Nothing, Opt::Of(Kind::Toa)),
+        ("proxy", None, Nothing, Opt::Of(Kind::Proxy)),
         ("weight", Some('w'), Word, Opt::Of(Kind::Weight)),
         ("u-threshold", Some('x'), Word, Opt::Of(Kind::Upper)),
         ("l-threshold", Some('y'), Word, Opt::Of(Kind::Lower)),

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     addr::Family,
-    director::spec::{RealSpec, ServiceInfo, ServiceKey, ServiceSpec},
+    director::spec::{ClientAddress, RealSpec, ServiceInfo, ServiceKey, ServiceSpec},
     endpoint::Method,
 };
 
@@ -73,8 +73,8 @@ fn service_rule(key: &str, spec: &ServiceSpec, dialect: Dialect) -> String {
     if any_flag(spec.flags) {
         out.push_str(&format!(" -b {}", flag_names(&spec.scheduler, spec.flags)));
     }
-    if spec.toa && dialect != Dialect::Ipvsadm {
-        out.push_str(" --toa");
+    if spec.client_address != ClientAddress::Hidden && dialect != Dialect::Ipvsadm {
+        out.push_str(&format!(" --{}", spec.client_address.name()));
     }
     out.push('\n');
     out

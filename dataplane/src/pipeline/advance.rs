@@ -12,7 +12,7 @@ use super::{
 use crate::{
     endpoint::{AVAILABLE, Bound, Endpoint, Method},
     flow::{
-        Control, Direction, Entry, FlowRef,
+        Control, Direction, Entry, FlowRef, Telling,
         flag::{self, CONTROLLED, HALF_OPEN, INACTIVE, NO_OUTPUT, ONE_WAY, TEMPLATE},
         sctp,
         state::{self, Step},
@@ -53,7 +53,9 @@ impl Pipeline {
         }
         let octets = u32::from(parsed.end - parsed.l3);
         cx.stats.endpoint(id).count_in(u64::from(octets));
-        entry.count(Direction::ToReal, octets);
+        // Until the real server knows its client, another number stands in their place.
+        let counted = if entry.telling().0 == Telling::Over { octets } else { 0 };
+        entry.count(Direction::ToReal, counted);
         self.advance(cx, packet, &parsed, (flow, Direction::ToReal));
         let hop = Hop {
             virt: entry.virt(),

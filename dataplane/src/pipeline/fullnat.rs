@@ -11,36 +11,25 @@
 //! Hairpin: a nat real server that calls a service of its own would be answered past the box, by
 //! itself or by its neighbour. Such a flow gets a local address too, where there is one; see
 //! [`crate::service::Settings::hairpin`].
-//! A service may tell its real servers the client's address by TOA ([`toa`]): on the client's packets
-//! until the real server has sent [`TOLD_UNTIL`]; what has no room goes without and is counted.
+//! What real servers are told of their clients: [`super::tell`].
 //! Differing from the kernel, which has none of this.
 
 use super::{Context, Pipeline, send::Hop};
 use crate::{
     addr::Family,
-    endpoint::{EndpointId, Method, TOA},
-    flow::{Direction, Entry, flag::FULLNAT},
-    forward::{
-        fullnat::{self, Ends},
-        toa,
-    },
+    endpoint::{EndpointId, Method},
+    flow::{Entry, flag::FULLNAT},
+    forward::fullnat::{self, Ends},
     key::FlowKey,
     packet::Packet,
     route::Path,
     verdict::DropReason,
-    wire::{
-        frame::{Kind, Parsed},
-        protocol, tcp,
-    },
+    wire::frame::Parsed,
 };
 
 /// Ports looked at for one flow. With 99 of 100 in use by flows to the same real server a search
 /// fails in a quarter of all cases; a pool is meant to be larger than that.
 const TRIES: u32 = 128;
-
-/// A client's address goes with its packets until the real server has sent this many: its SYN+ACK,
-/// perhaps twice, and what follows the client's first data.
-const TOLD_UNTIL: u32 = 4;
 
 /// The endpoint of a local address, and a port.
 pub(super) type Local = (EndpointId, u16);
@@ -135,7 +124,7 @@ impl Pipeline {
     /// Rewrites both ends of a client's packet.
     #[cold]
     pub(super) fn both_to_real(
-        &self,
+        &mut self,
         cx: &Context<'_>,
         packet: &mut Packet<'_>,
         (parsed, path): (&Parsed, &Path),
@@ -148,16 +137,7 @@ impl Pipeline {
             destination: (real.addr(), real.port()),
         };
         fullnat::rewrite(packet, parsed, &ends, path)?;
-        if tells(cx, parsed, hop)
-            && parsed.flags & tcp::flags::RST == 0
-            && flow.packets(Direction::ToClient) < TOLD_UNTIL
-        {
-            let client = (flow.client(), flow.client_port());
-            if !toa::insert(packet, parsed, client, self.mtu(cx, hop.real)) {
-                cx.stats.work.clients_untold.add(1);
-            }
-        }
-        Ok(())
+        self.tell_real(cx, packet, (parsed, path), (&flow, hop))
     }
 
     /// Rewrites both ends of a real server's packet.
@@ -174,18 +154,9 @@ impl Pipeline {
         let port = if virt.port() == 0 { parsed.key.source_port } else { virt.port() };
         let ends =
             Ends { source: (virt.addr(), port), destination: (flow.client(), flow.client_port()) };
-        if tells(cx, parsed, hop) && parsed.flags & tcp::flags::SYN != 0 {
-            toa::lower_mss(packet, parsed);
-        }
+        self.hide_telling(cx, packet, parsed, (&flow, hop))?;
         fullnat::rewrite(packet, parsed, &ends, path)
     }
-}
-
-/// Whether the real servers of a flow's service are told their clients' addresses.
-fn tells(cx: &Context<'_>, parsed: &Parsed, hop: Hop) -> bool {
-    parsed.kind == Kind::Flow
-        && parsed.key.protocol == protocol::TCP
-        && cx.endpoints.get(hop.real).flags() & TOA != 0
 }
 
 /// Whether a client of a nat service would be answered past the box.

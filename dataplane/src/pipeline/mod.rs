@@ -24,6 +24,7 @@ mod local;
 mod open;
 mod park;
 mod send;
+mod tell;
 mod template;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Context, Met, Outcome, Pipeline, answer::TooBig};
+use super::{Context, Met, Outcome, Pipeline, answer::TooBig, tell::overhead};
 use crate::{
     addr::{Addr, Family},
     clock::{TICKS_PER_SECOND, Tick},
@@ -102,7 +102,9 @@ impl Pipeline {
     pub(super) fn room(&self, cx: &Context<'_>, hop: Hop) -> u16 {
         let real = cx.endpoints.get(hop.real);
         let mtu = self.mtu(cx, hop.real);
-        mtu.saturating_sub(forward::overhead(hop.method, real.addr().family(), real.tunnel()))
+        let family = real.addr().family();
+        let told = overhead(cx, hop, family);
+        mtu.saturating_sub(told + forward::overhead(hop.method, family, real.tunnel()))
     }
 
     /// The largest packet that the path to a real server takes, as far as we know.

@@ -107,7 +107,7 @@ fn side() -> Side {
                 netmask: if vip.contains(':') { 128 } else { u32::MAX },
                 one_packet: false,
                 engine: None,
-                toa: false,
+                client_address: Default::default(),
             };
             director.add_service(&service).unwrap();
             let real = RealSpec {

@@ -71,6 +71,17 @@ pub const fn flag_octet(header: &[u8; LEN]) -> u8 {
     header[FLAGS_AT]
 }
 
+/// Writes the checksum into a segment, which lies in `segment` from its header to its end. Does
+/// nothing to less than a header.
+pub fn seal(segment: &mut [u8], source: Addr, destination: Addr) {
+    let length = u32::try_from(segment.len()).unwrap_or(u32::MAX);
+    if let Some(header) = segment.first_chunk_mut::<LEN>() {
+        put(header, CHECKSUM_AT, [0, 0]);
+        let sum = Sum::of(segment).plus(pseudo(source, destination, protocol::TCP, length));
+        segment[CHECKSUM_AT..CHECKSUM_AT + 2].copy_from_slice(&sum.checksum().to_be_bytes());
+    }
+}
+
 /// What a reset says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reset {

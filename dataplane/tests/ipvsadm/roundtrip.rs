@@ -51,7 +51,7 @@ fn spec() -> impl Strategy<Value = ServiceSpec> {
                         netmask: if persist { mask } else { none },
                         one_packet: one_packet && (marked || protocol == 17),
                         engine: engine.then(|| "sip".to_owned()),
-                        toa: false,
+                        client_address: Default::default(),
                     }
                 },
             )

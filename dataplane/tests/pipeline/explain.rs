@@ -77,7 +77,7 @@ fn lab(scheduler: &str, method: Method, persistence: Option<u32>) -> Lab {
             netmask: u32::MAX,
             one_packet: false,
             engine: None,
-            toa: false,
+            client_address: Default::default(),
         })
         .unwrap();
     for (real, weight) in [("10.2.0.11", 1), ("10.2.0.12", 3), ("10.2.0.13", 0)] {

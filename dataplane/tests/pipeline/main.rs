@@ -238,7 +238,7 @@ fn a_service_that_takes_every_port_keeps_the_clients_and_the_port() {
             netmask: u32::MAX,
             one_packet: false,
             engine: None,
-            toa: false,
+            client_address: Default::default(),
         })
         .unwrap();
     for last in [11, 12] {

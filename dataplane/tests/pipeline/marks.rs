@@ -37,7 +37,7 @@ fn service(key: ServiceKey) -> ServiceSpec {
         netmask: if key.family() == Family::V4 { u32::MAX } else { 128 },
         one_packet: false,
         engine: None,
-        toa: false,
+        client_address: Default::default(),
     }
 }
 

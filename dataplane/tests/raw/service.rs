@@ -116,7 +116,7 @@ impl Plan {
                 netmask: if self.v6 { 128 } else { u32::MAX },
                 one_packet: false,
                 engine: None,
-                toa: false,
+                client_address: Default::default(),
             })
             .unwrap();
         director

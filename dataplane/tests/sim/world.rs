@@ -205,7 +205,7 @@ impl World {
                 netmask: if self.setup.v6 { 128 } else { u32::MAX },
                 one_packet: false,
                 engine: None,
-                toa: false,
+                client_address: Default::default(),
             })
             .unwrap();
         for last in 0..self.setup.reals {

@@ -73,7 +73,7 @@ impl Lab {
                 netmask: if addr(vip).is_v4() { u32::MAX } else { 128 },
                 one_packet: false,
                 engine: None,
-                toa: false,
+                client_address: Default::default(),
             })
             .unwrap();
         for real in reals {

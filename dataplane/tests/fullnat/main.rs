@@ -2,6 +2,8 @@
 //! built and judged by etherparse.
 #![expect(clippy::unwrap_used, reason = "a failed step ends the test")]
 
+mod proxy;
+#[path = "../support"]
 mod support {
     pub(crate) mod lab;
     pub(crate) mod network;
@@ -16,7 +18,7 @@ use support::{
 };
 use xvs_dataplane::{
     clock::Clock as _,
-    director::spec::LocalPool,
+    director::spec::{ClientAddress, LocalPool},
     endpoint::Method,
     verdict::{DeviceId, DropReason},
 };
@@ -332,10 +334,10 @@ fn told(client: &str, port: u16) -> Vec<u8> {
     [&[254, length][..], &port.to_be_bytes(), &addr].concat()
 }
 
-fn telling(vip: &str, real: &str, local: &str) -> Lab {
+fn telling([vip, real, _, local]: [&str; 4], way: ClientAddress) -> Lab {
     let mut it = fullnat(vip, &[real], &[local], (5000, 5000));
     let mut spec = it.director.services()[0].spec.clone();
-    spec.toa = true;
+    spec.client_address = way;
     it.director.edit_service(&spec).unwrap();
     it.publish();
     it
@@ -344,7 +346,7 @@ fn telling(vip: &str, real: &str, local: &str) -> Lab {
 #[test]
 fn real_servers_are_told_the_client_from_the_syn_to_the_first_data() {
     for [vip, real, client, local] in FAMILIES {
-        let mut it = telling(vip, real, local);
+        let mut it = telling([vip, real, client, local], ClientAddress::Toa);
         let mss = [2, 4, 5, 0xb4];
         let out = it.pass(CLIENT, &syn((client, 1025), (vip, 80), &mss, b""));
         let wanted = [&told(client, 1025)[..], &mss].concat();
@@ -370,7 +372,7 @@ fn real_servers_are_told_the_client_from_the_syn_to_the_first_data() {
 #[test]
 fn what_has_no_room_for_the_client_goes_without_and_is_counted() {
     let [vip, real, client, local] = FAMILIES[0];
-    let mut it = telling(vip, real, local);
+    let mut it = telling([vip, real, client, local], ClientAddress::Toa);
     let full = [1; 36];
     let out = it.pass(CLIENT, &syn((client, 1025), (vip, 80), &full, b""));
     assert_eq!(options(&out[0].1), full);
