@@ -6,6 +6,8 @@
 //! level) lives in [`SchedState`], outside of the immutable snapshot.
 
 mod cache;
+#[cfg(test)]
+mod contract;
 mod dh;
 mod fo;
 mod hash;
@@ -30,7 +32,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::{
     addr::Addr,
     clock::Tick,
-    endpoint::{EndpointId, Endpoints},
+    endpoint::{EndpointId, Endpoints, Load},
     rng::Rng,
 };
 
@@ -81,10 +83,19 @@ pub struct Pick<'a> {
 }
 
 impl Pick<'_> {
+    /// The load of the real server at `index`: every look at one passes here, so a test can count
+    /// them.
+    #[inline]
+    fn load(&self, index: usize) -> &Load {
+        #[cfg(test)]
+        contract::LOOKS.with(|looks| looks.set(looks.get() + 1));
+        &self.endpoints.get(self.reals[index].id).load
+    }
+
     /// Whether the real server at `index` has reached its upper threshold.
     #[inline]
     fn is_overloaded(&self, index: usize) -> bool {
-        self.endpoints.get(self.reals[index].id).load.overloaded.load(Relaxed) != 0
+        self.load(index).overloaded.load(Relaxed) != 0
     }
 
     /// Whether the real server at `index` takes new flows: neither drained nor overloaded.
@@ -96,13 +107,13 @@ impl Pick<'_> {
     /// Active flows of the real server at `index`.
     #[inline]
     fn active(&self, index: usize) -> u32 {
-        self.endpoints.get(self.reals[index].id).load.active.load(Relaxed)
+        self.load(index).active.load(Relaxed)
     }
 
     /// What its flows cost it: an active flow is held to cost as much as 256 inactive ones.
     #[inline]
     fn overhead(&self, index: usize) -> u64 {
-        let load = &self.endpoints.get(self.reals[index].id).load;
+        let load = self.load(index);
         u64::from(load.active.load(Relaxed)) * 256 + u64::from(load.inactive.load(Relaxed))
     }
 

@@ -19,8 +19,8 @@ pub(super) struct Bench {
     flags: SchedFlags,
     reals: Vec<Candidate>,
     endpoints: Endpoints,
-    scheduler: Scheduler,
-    state: SchedState,
+    pub(super) scheduler: Scheduler,
+    pub(super) state: SchedState,
     next_id: u32,
 }
 
@@ -68,7 +68,7 @@ impl Bench {
         self.scheduler = next;
     }
 
-    fn load_of(&self, index: usize) -> &crate::endpoint::Load {
+    fn load_of(&self, index: usize) -> &Load {
         &self.endpoints.get(self.reals[index].id).load
     }
 
