@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed step ends the test")]
 
 mod explain;
+mod findings;
 mod marks;
 
 #[path = "../support"]
