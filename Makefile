@@ -94,7 +94,7 @@ manual: setup ## Manual pages, completions and the configuration's JSON schema, 
 
 deb: manual ## A Debian package, into target/debian
 	$(CARGO) deb --version >/dev/null 2>&1 || $(CARGO) install -q --locked cargo-deb
-	$(CARGO) deb -q -p xvs-control
+	$(CARGO) deb -q --strip -p xvs-control
 
 install: build manual ## Install programs, manual pages and completions below PREFIX=/usr/local
 	install -D -t $(DESTDIR)$(PREFIX)/sbin target/release/xvsd target/release/xvsadm
