@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::rng::Rng;
+use crate::{rng::Rng, wire::ethernet};
 
 /// Frames held back at most; when as many are held, no further frame is delayed.
 const HELD_MAX: usize = 64;
@@ -22,7 +22,8 @@ pub struct Rates {
     pub duplicate: u16,
     /// Up to 16 later frames overtake it.
     pub reorder: u16,
-    /// One bit flips, anywhere in the frame. Checksums of the Internet always notice one bit.
+    /// One bit flips, anywhere behind the link header: a frame that goes to somebody else is
+    /// another fault. Checksums of the Internet always notice one bit.
     pub corrupt: u16,
 }
 
@@ -85,7 +86,9 @@ impl Faults {
         }
         if self.strikes(self.rates.corrupt) && !frame.is_empty() {
             self.counts.corrupted += 1;
-            let bit = self.rng.below(8 * frame.len() as u64);
+            let header = if frame.len() > ethernet::LEN { ethernet::LEN } else { 0 };
+            let bits = 8 * (frame.len() - header) as u64;
+            let bit = 8 * header as u64 + self.rng.below(bits);
             let octet = usize::try_from(bit / 8).expect("below the frame's length");
             frame[octet] ^= 1 << (bit % 8);
         }

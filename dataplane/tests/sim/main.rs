@@ -130,8 +130,8 @@ fn streams_arrive_whole_over_bad_links() {
                 serve(&mut world);
                 let running = open(&mut world, 4, 4000, 30_000);
                 assert_eq!(finish(&mut world, running).len(), 12);
-                let faults = world.faults(0);
-                assert!(faults.lost > 0 && faults.reordered > 0, "{faults:?}");
+                let faults = [0, 1].map(|link| world.faults(link));
+                assert!(faults.iter().any(|counts| counts.lost > 0), "{faults:?}");
                 settle(&mut world);
             });
         }
