@@ -35,7 +35,7 @@ use crate::{
         self, ServeError,
         listen::{self, ListenError, UnixSocket},
     },
-    supervisor,
+    supervisor, web,
 };
 
 /// How long clients may take to leave once the daemon stops.
@@ -181,14 +181,17 @@ pub async fn run(sources: Sources, config: Config) -> Result<(), DaemonError> {
         stopped.clone(),
     ));
     if let Some((listener, tls)) = listeners.tcp {
-        tasks.spawn(server::serve_tcp(listener, tls, routes, stopped));
+        tasks.spawn(server::serve_tcp(listener, tls, routes, stopped.clone()));
+    }
+    if let Some((listener, names)) = listeners.http {
+        tasks.spawn(web::serve(listener, Arc::clone(&fleet.engine), names, stopped));
     }
     let watcher = tokio::spawn(tell_health(Arc::clone(&fleet.engine), health));
     let info = fleet.engine.info();
     tracing::info!(
         socket = %config.api.socket.display(),
         interfaces = config.interfaces.len(),
-        services = config.desired.services.len(),
+        services = fleet.engine.lock().services().1.len(),
         flows = info.flow_capacity,
         flow_table_octets = info.flow_table_bytes,
         pages = info.flow_table_pages,
@@ -218,6 +221,8 @@ pub async fn run(sources: Sources, config: Config) -> Result<(), DaemonError> {
 struct Listeners {
     unix: UnixSocket,
     tcp: Option<(TcpListener, Option<ServerTlsConfig>)>,
+    /// With the names that it is asked by.
+    http: Option<(TcpListener, Vec<String>)>,
 }
 
 impl Listeners {
@@ -232,7 +237,11 @@ impl Listeners {
             }
             None => None,
         };
-        Ok(Self { unix: UnixSocket::bind(&config.api.socket)?, tcp })
+        let http = match &config.http {
+            Some(http) => Some((listen::bind_tcp(http.listen)?, http.names.clone())),
+            None => None,
+        };
+        Ok(Self { unix: UnixSocket::bind(&config.api.socket)?, tcp, http })
     }
 }
 
@@ -440,10 +449,12 @@ async fn reload(sources: &Sources, started: &Config, engine: &Engine) {
             return;
         }
     };
-    if (&config.daemon, &config.interfaces, &config.api)
-        != (&started.daemon, &started.interfaces, &started.api)
-    {
-        tracing::warn!("[daemon], [[interface]] and [api] change only with a restart");
+    let fixed = |config: &Config| {
+        let Config { daemon, interfaces, api, http, desired: _ } = config.clone();
+        (daemon, interfaces, api, http)
+    };
+    if fixed(&config) != fixed(started) {
+        tracing::warn!("[daemon], [[interface]], [api] and [http] change only with a restart");
     }
     let apply = |state: &mut State| {
         let changes = state.apply(&config.desired, None)?;

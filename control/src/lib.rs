@@ -20,4 +20,5 @@ pub mod rpc;
 pub mod rules;
 pub mod server;
 pub mod supervisor;
+pub mod web;
 pub mod words;

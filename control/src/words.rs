@@ -115,6 +115,11 @@ pub fn parse_protocol(name: &str) -> Result<u8, String> {
         .ok_or_else(|| field::unknown("protocol", name, PROTOCOLS.iter().map(|(known, _)| *known)))
 }
 
+/// The name of a protocol; `ip` if it has none here.
+pub fn protocol_name(protocol: u8) -> &'static str {
+    name_of(&PROTOCOLS, protocol).unwrap_or("ip")
+}
+
 /// Writes a service's name: `TCP 10.0.0.1:80`, `TCP [fd00::1]:80`, `FWM 7`, `FWM 7 IPv6`.
 #[derive(Debug)]
 pub struct ServiceName<'a>(pub &'a ServiceKey);
@@ -123,7 +128,7 @@ impl fmt::Display for ServiceName<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self.0 {
             ServiceKey::Address { protocol, addr, port } => {
-                let name = name_of(&PROTOCOLS, protocol).unwrap_or("ip");
+                let name = protocol_name(protocol);
                 write!(f, "{} {}", name.to_uppercase(), RealName { addr, port })
             }
             ServiceKey::Mark { mark, family: Family::V4 } => write!(f, "FWM {mark}"),

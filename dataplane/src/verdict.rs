@@ -45,6 +45,13 @@ macro_rules! reasons {
                     $(Self::$variant => $name,)+
                 }
             }
+
+            /// What it means, in a sentence.
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!($($doc,)+).trim_ascii(),)+
+                }
+            }
         }
     };
 }

@@ -114,7 +114,7 @@ fn octets(text: &str) -> Result<Vec<u8>, String> {
 }
 
 /// The decision, from top to bottom.
-fn told(said: &v1::ExplainResponse) -> String {
+pub(crate) fn told(said: &v1::ExplainResponse) -> String {
     use v1::explain_response::{Because, Verdict};
     let mut out = String::new();
     let mut line = |name: &str, text: &str| {

@@ -10,7 +10,7 @@
 mod apply;
 mod client;
 mod completion;
-mod explain;
+pub(crate) mod explain;
 mod local;
 mod mark;
 mod names;

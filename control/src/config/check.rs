@@ -13,7 +13,7 @@ use dataplane::{
     selector::{Ports, Prefix, Selector},
 };
 
-use super::{Api, Config, Daemon, Desired, Interface, Mode, Tcp, Tls, file};
+use super::{Api, Config, Daemon, Desired, Http, Interface, Mode, Tcp, Tls, file};
 use crate::{
     convert::request::{
         DEFAULT_SCHEDULER, PERSISTENCE_MAX_S, THRESHOLD_MAX, TIMEOUT_MAX_S, WEIGHT_MAX, each,
@@ -30,6 +30,9 @@ pub(super) const DEFAULT_FLOWS: u32 = 1 << 20;
 
 /// Services and real servers that fit unless told otherwise.
 const DEFAULT_ENDPOINTS: u32 = 1 << 14;
+
+/// The most services and real servers that can be asked for.
+pub(super) const ENDPOINTS_MAX: u32 = 1 << 20;
 
 /// How long an idle worker spins unless told otherwise: long enough to meet the next packet of a
 /// busy moment awake, short enough that a quiet box costs nothing.
@@ -69,6 +72,7 @@ pub(super) fn config(file: file::File) -> Result<Config> {
         daemon: daemon(&file.daemon)?,
         interfaces: interfaces(&file.interface)?,
         api: api(file.api)?,
+        http: file.http.map(http).transpose()?,
         desired,
     })
 }
@@ -83,7 +87,7 @@ fn daemon(file: &file::Daemon) -> Result<Daemon> {
         None => None,
     };
     let flows = or("daemon.flows", file.flows, DEFAULT_FLOWS, FLOWS_MIN, FLOWS_MAX)?;
-    let endpoints = or("daemon.endpoints", file.endpoints, DEFAULT_ENDPOINTS, 16, 1 << 20)?;
+    let endpoints = or("daemon.endpoints", file.endpoints, DEFAULT_ENDPOINTS, 16, ENDPOINTS_MAX)?;
     let spin = file.spin_microseconds;
     let spin_us = or("daemon.spin_microseconds", spin, DEFAULT_SPIN_US, 0, 1_000_000)?;
     let answers = file.answers_per_second;
@@ -166,12 +170,21 @@ fn api(file: file::Api) -> Result<Api> {
     Ok(Api { socket, tcp })
 }
 
+fn http(file: file::Http) -> Result<Http> {
+    let listen = socket_address(&file.listen).map_err(|error| error.within("http"))?;
+    Ok(Http { listen, names: file.names })
+}
+
+fn socket_address(text: &str) -> Result<SocketAddr> {
+    text.parse().map_err(|_unparsed| {
+        let reason = format!("`{text}` is not an address and port as 192.0.2.1:7380");
+        FieldError::new("listen", reason)
+    })
+}
+
 /// TCP without certificates is had only by asking for it in so many words.
 fn tcp(file: file::Tcp) -> Result<Tcp> {
-    let Ok(listen) = file.listen.parse::<SocketAddr>() else {
-        let reason = format!("`{}` is not an address and port as 192.0.2.1:7380", file.listen);
-        return Err(FieldError::new("listen", reason));
-    };
+    let listen = socket_address(&file.listen)?;
     let tls = match (file.certificate, file.key, file.client_ca) {
         (Some(certificate), Some(key), Some(client_ca)) => {
             if file.insecure {

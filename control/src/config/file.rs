@@ -19,6 +19,8 @@ pub(super) struct File {
     pub(super) interface: Vec<Interface>,
     /// Where gRPC listens.
     pub(super) api: Api,
+    /// Metrics and the status page over HTTP.
+    pub(super) http: Option<Http>,
     /// IPVS's settings by the names of the sysctls of net.ipv4.vs, and those of xvs.
     pub(super) settings: BTreeMap<String, i64>,
     /// Time-outs of flows, as `ipvsadm --set`.
@@ -97,6 +99,17 @@ pub(super) struct Tcp {
     /// Serve without TLS: whoever can reach the port commands the box.
     #[serde(default)]
     pub(super) insecure: bool,
+}
+
+/// `[http]`: metrics and the status page. Off unless it is there.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Http {
+    /// Address and port to listen on. Whoever reaches it reads what the box does, and changes nothing.
+    pub(super) listen: String,
+    /// Names under which browsers may ask for the page, besides addresses and localhost.
+    #[serde(default)]
+    pub(super) names: Vec<String>,
 }
 
 /// `[timeouts]`, in seconds.

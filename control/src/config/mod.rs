@@ -17,6 +17,7 @@ use std::{
 
 use dataplane::director::spec::{LocalPool, MarkRule, RealSpec, ServiceSpec, TimeoutSpec};
 
+use self::check::ENDPOINTS_MAX;
 pub(crate) use self::ipvs::scratch;
 pub use self::schema::schema;
 use crate::field::{self, FieldError};
@@ -30,6 +31,8 @@ pub struct Config {
     pub interfaces: Vec<Interface>,
     /// Where gRPC listens.
     pub api: Api,
+    /// Where metrics and the status page are served; `None`: nowhere.
+    pub http: Option<Http>,
     /// What can be changed while the daemon runs.
     pub desired: Desired,
 }
@@ -105,6 +108,15 @@ pub struct Api {
     pub tcp: Option<Tcp>,
 }
 
+/// Metrics and the status page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Http {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Names under which the page may be asked for, besides addresses and localhost.
+    pub names: Vec<String>,
+}
+
 /// gRPC over TCP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tcp {
@@ -172,7 +184,8 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads and checks a file.
+    /// Reads and checks a file for a daemon that somebody else started: whether it has room for the
+    /// services only that daemon can say.
     ///
     /// # Errors
     ///
@@ -180,7 +193,7 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        Self::parse(&text)
+        Self::judge(&text, Some(ENDPOINTS_MAX))
     }
 
     /// Checks a text.
@@ -189,6 +202,12 @@ impl Config {
     ///
     /// Something in it is wrong.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        Self::judge(text, None)
+    }
+
+    /// Checks a text; `room` says for how many services and real servers there is room, unless that is
+    /// the text's own affair.
+    fn judge(text: &str, room: Option<u32>) -> Result<Self, ConfigError> {
         let syntax = |error: &toml::de::Error| ConfigError::Syntax {
             line: line_of(text, error.span().map_or(0, |span| span.start)),
             message: one_line(error.message()),
@@ -197,7 +216,7 @@ impl Config {
         let file: file::File = serde_path_to_error::deserialize(document)
             .map_err(|error| refused(&error.path().to_string(), error.inner().message()))?;
         let config = check::config(file)?;
-        ipvs::check(&config.desired, config.daemon.endpoints)?;
+        ipvs::check(&config.desired, room.unwrap_or(config.daemon.endpoints))?;
         Ok(config)
     }
 }

@@ -275,6 +275,11 @@ impl State {
         self.journal = Some(journal);
     }
 
+    /// Whether changes are written into a journal.
+    pub const fn is_journaled(&self) -> bool {
+        self.journal.is_some()
+    }
+
     /// The configuration that comes next is a file's, with this sum.
     pub const fn set_base(&mut self, base: u64) {
         if let Some(journal) = &mut self.journal {

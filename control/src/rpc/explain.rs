@@ -24,7 +24,7 @@ use crate::{
 const FRAME: std::ops::RangeInclusive<usize> = 14..=9216;
 
 /// The frame that is asked about, and the device it comes in by.
-pub(super) fn asked(
+pub(crate) fn asked(
     engine: &Engine,
     message: &v1::ExplainRequest,
 ) -> Result<(DeviceId, Vec<u8>), FieldError> {
@@ -93,7 +93,7 @@ fn made(tuple: &v1::FiveTuple) -> Result<Vec<u8>, FieldError> {
 }
 
 /// The dry run, in an answer.
-pub(super) fn explain(
+pub(crate) fn explain(
     engine: &Engine,
     device: DeviceId,
     frame: &[u8],

@@ -1,7 +1,7 @@
 //! gRPC: requests into changes of the engine, and its state into answers.
 
 mod diagnostics;
-mod explain;
+pub(crate) mod explain;
 mod load_balancer;
 mod operations;
 pub mod status;
