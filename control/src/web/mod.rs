@@ -1,7 +1,7 @@
 //! What is shown over HTTP: metrics for Prometheus, and the status page. Nothing can be changed by it.
 //!
-//! Bounded: [`CLIENTS`] connections, of which those beyond wait in the kernel's backlog; a request's head
-//! within [`HEAD`]; a name in the head's `Host` that is no address must be one that the configuration
+//! Bounded: 64 connections, of which those beyond wait in the kernel's backlog; 10 seconds and 16 KiB for
+//! the head of a request. A name in its `Host` that is no address must be one that the configuration
 //! knows, so that no page of somebody else's reads this one by a name that it makes point here.
 
 mod catalog;
