@@ -1,6 +1,6 @@
 //! The daemon's life: start in an order in which a failure leaves nothing behind, reload, stop.
 
-use std::{fs, io, net::TcpListener, path::PathBuf, sync::Arc, thread, time::Duration};
+use std::{fs, io, path::PathBuf, sync::Arc, thread, time::Duration};
 
 use dataplane::{
     director::{Director, network::Network},
@@ -15,10 +15,10 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
-use tonic::transport::ServerTlsConfig;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
+    access::Access,
     adm::SystemNames,
     config::{Config, ConfigError, Desired},
     devices::{Devices, Shared},
@@ -29,12 +29,10 @@ use crate::{
         publish::Surroundings,
     },
     journal::{self, Content, JournalError},
+    listeners::Listeners,
     nexthop::{Hop, NextHopError, NextHops},
     rules::{self, RulesRefused},
-    server::{
-        self, ServeError,
-        listen::{self, ListenError, UnixSocket},
-    },
+    server::{self, ServeError, listen::ListenError},
     supervisor, web,
 };
 
@@ -174,14 +172,15 @@ pub async fn run(sources: Sources, config: Config) -> Result<(), DaemonError> {
         tracing::warn!("{error}");
     }
     let (health, routes) = server::routes(&fleet.engine);
+    let service = server::Service { routes, access: Arc::clone(&listeners.access) };
     let mut tasks = JoinSet::new();
     tasks.spawn(server::serve_unix(
         listeners.unix.listener().map_err(ServeError::from)?,
-        routes.clone(),
+        service.clone(),
         stopped.clone(),
     ));
     if let Some((listener, tls)) = listeners.tcp {
-        tasks.spawn(server::serve_tcp(listener, tls, routes, stopped.clone()));
+        tasks.spawn(server::serve_tcp(listener, tls, service, stopped.clone()));
     }
     if let Some((listener, names)) = listeners.http {
         tasks.spawn(web::serve(listener, Arc::clone(&fleet.engine), names, stopped));
@@ -199,7 +198,8 @@ pub async fn run(sources: Sources, config: Config) -> Result<(), DaemonError> {
         env!("CARGO_PKG_VERSION"),
     );
     tell_ready(&fleet.engine);
-    let outcome = live(&mut signals, &sources, &config, &fleet.engine, &mut tasks).await;
+    let started = Started { sources: &sources, config: &config, access: &listeners.access };
+    let outcome = live(&mut signals, &started, &fleet.engine, &mut tasks).await;
 
     tracing::info!("stopping");
     supervisor::stopping();
@@ -215,34 +215,6 @@ pub async fn run(sources: Sources, config: Config) -> Result<(), DaemonError> {
     }
     drop(listeners.unix);
     outcome
-}
-
-/// Where gRPC listens.
-struct Listeners {
-    unix: UnixSocket,
-    tcp: Option<(TcpListener, Option<ServerTlsConfig>)>,
-    /// With the names that it is asked by.
-    http: Option<(TcpListener, Vec<String>)>,
-}
-
-impl Listeners {
-    fn bind(config: &Config) -> Result<Self, DaemonError> {
-        let tcp = match &config.api.tcp {
-            Some(tcp) => {
-                let tls = tcp.tls.as_ref().map(server::tls).transpose()?;
-                if tls.is_none() {
-                    tracing::warn!("{}: anybody who gets there commands the box", tcp.listen);
-                }
-                Some((listen::bind_tcp(tcp.listen)?, tls))
-            }
-            None => None,
-        };
-        let http = match &config.http {
-            Some(http) => Some((listen::bind_tcp(http.listen)?, http.names.clone())),
-            None => None,
-        };
-        Ok(Self { unix: UnixSocket::bind(&config.api.socket)?, tcp, http })
-    }
 }
 
 /// An engine and its fleet, not yet started.
@@ -415,11 +387,17 @@ impl Signals {
     }
 }
 
+/// What the daemon was started with.
+struct Started<'a> {
+    sources: &'a Sources,
+    config: &'a Config,
+    access: &'a Access,
+}
+
 /// Lives until a signal says stop or a server fails.
 async fn live(
     signals: &mut Signals,
-    sources: &Sources,
-    started: &Config,
+    started: &Started<'_>,
     engine: &Engine,
     servers: &mut JoinSet<Result<(), ServeError>>,
 ) -> Result<(), DaemonError> {
@@ -429,7 +407,8 @@ async fn live(
             _ = signals.interrupt.recv() => return Ok(()),
             _ = signals.hangup.recv() => {
                 supervisor::reloading();
-                reload(sources, started, engine).await;
+                started.access.reopen();
+                reload(started.sources, started.config, engine).await;
                 tell_ready(engine);
             }
             Some(ended) = servers.join_next() => match ended {

@@ -3,6 +3,7 @@
 //! `xvsd` owns the desired state, compiles it into snapshots for the workers and answers gRPC;
 //! `xvsadm` speaks `ipvsadm`'s language to it. Both are built from this library.
 
+pub mod access;
 pub mod adm;
 pub mod arguments;
 pub mod config;
@@ -14,6 +15,7 @@ pub mod engine;
 pub mod estimator;
 pub mod field;
 pub mod journal;
+mod listeners;
 pub mod nexthop;
 pub mod proto;
 pub mod rpc;

@@ -15,6 +15,7 @@ use dataplane::{
 
 use super::{Api, Config, Daemon, Desired, Http, Interface, Mode, Tcp, Tls, file};
 use crate::{
+    access::{Grant, Grantee, Role},
     convert::request::{
         DEFAULT_SCHEDULER, PERSISTENCE_MAX_S, THRESHOLD_MAX, TIMEOUT_MAX_S, WEIGHT_MAX, each,
     },
@@ -167,7 +168,41 @@ fn api(file: file::Api) -> Result<Api> {
         Some(tcp) => Some(self::tcp(tcp).map_err(|error| error.within("api.tcp"))?),
         None => None,
     };
-    Ok(Api { socket, tcp })
+    let audit = file.audit.map(PathBuf::from);
+    if audit.as_ref().is_some_and(|path| !path.is_absolute()) {
+        return Err(FieldError::new("api.audit", "must be an absolute path"));
+    }
+    let grants = each("api.role", &file.role, grant)?;
+    Ok(Api { socket, audit, grants, tcp })
+}
+
+/// A role is given to one.
+fn grant(file: &file::Grant) -> Result<Grant> {
+    let role = Role::NAMES.iter().find(|(name, _)| *name == file.role).map(|(_, role)| *role);
+    let role = role.ok_or_else(|| {
+        let names = Role::NAMES.iter().map(|(name, _)| *name);
+        FieldError::new("role", field::unknown("role", &file.role, names))
+    })?;
+    let to = match (&file.user, &file.group, &file.certificate) {
+        (Some(name), None, None) => {
+            let found = uzers::get_user_by_name(name).map(|user| user.uid());
+            Grantee::User(numbered("user", name, found)?)
+        }
+        (None, Some(name), None) => {
+            let found = uzers::get_group_by_name(name).map(|group| group.gid());
+            Grantee::Group(numbered("group", name, found)?)
+        }
+        (None, None, Some(name)) => Grantee::Certificate(name.clone()),
+        _ => return Err(FieldError::new("role", "one of user, group, certificate must be given")),
+    };
+    Ok(Grant { to, role })
+}
+
+/// The number of a user or group: as it was found by its name, or the name is one.
+fn numbered(path: &str, name: &str, found: Option<u32>) -> Result<u32> {
+    found
+        .or_else(|| name.parse().ok())
+        .ok_or_else(|| FieldError::new(path, format!("`{name}` is not known on this box")))
 }
 
 fn http(file: file::Http) -> Result<Http> {

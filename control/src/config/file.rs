@@ -80,8 +80,28 @@ pub(super) struct Interface {
 pub(super) struct Api {
     /// The unix socket, an absolute path. Unless given, /run/xvs/xvsd.sock.
     pub(super) socket: Option<String>,
+    /// Requests that would change something are recorded there, whatever came of them, one line of JSON
+    /// each: an absolute path. They stand in the daemon's own log in any case.
+    pub(super) audit: Option<String>,
+    /// Who may do what. Without any, whoever gets through administers.
+    pub(super) role: Vec<Grant>,
     /// gRPC over TCP as well.
     pub(super) tcp: Option<Tcp>,
+}
+
+/// `[[api.role]]`: a role, and a user, a group or a certificate that it is given to. Root and the
+/// daemon's own user always administer.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Grant {
+    /// read (look), operate (drain, end flows, zero counters) or administer (everything).
+    pub(super) role: String,
+    /// A user of this box, by name or number, over the unix socket.
+    pub(super) user: Option<String>,
+    /// A group of this box that a caller's process runs in, likewise.
+    pub(super) group: Option<String>,
+    /// A name in a client's certificate, over TCP: its common name or a DNS name.
+    pub(super) certificate: Option<String>,
 }
 
 /// `[api.tcp]`.

@@ -20,7 +20,10 @@ use dataplane::director::spec::{LocalPool, MarkRule, RealSpec, ServiceSpec, Time
 use self::check::ENDPOINTS_MAX;
 pub(crate) use self::ipvs::scratch;
 pub use self::schema::schema;
-use crate::field::{self, FieldError};
+use crate::{
+    access::Grant,
+    field::{self, FieldError},
+};
 
 /// Everything the daemon is told.
 #[derive(Clone, Debug)]
@@ -104,6 +107,10 @@ impl Mode {
 pub struct Api {
     /// The unix socket, mode 0600.
     pub socket: PathBuf,
+    /// Where changes are recorded besides the daemon's log.
+    pub audit: Option<PathBuf>,
+    /// Who may do what; empty: whoever gets through administers.
+    pub grants: Vec<Grant>,
     /// TCP as well, if asked for.
     pub tcp: Option<Tcp>,
 }

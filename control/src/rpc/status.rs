@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
+    access::{Caller, Role},
     engine::{EngineError, apply::ApplyRefused},
     field::FieldError,
 };
@@ -63,6 +64,21 @@ pub(super) fn refused(error: &EngineError, path: impl Fn(&str) -> String) -> Sta
         EngineError::NoSuchDrain => plain(Code::NotFound, "NO_SUCH_DRAIN", error),
         EngineError::Stopping => plain(Code::Unavailable, "STOPPING", error),
     }
+}
+
+/// The caller's role does not suffice.
+pub(crate) fn not_allowed(path: &str, needed: Role, caller: &Caller) -> Status {
+    let method = path.rsplit('/').next().unwrap_or_default();
+    let message = format!("{method} needs the role {}, which {caller} has not", needed.name());
+    let metadata = HashMap::from([("role".to_owned(), needed.name().to_owned())]);
+    let details = ErrorDetails::with_error_info("ROLE_NEEDED", DOMAIN, metadata);
+    Status::with_error_details(Code::PermissionDenied, message, details)
+}
+
+/// The request did not come whole, or is too long.
+pub(crate) fn unreadable(error: &dyn std::error::Error) -> Status {
+    let details = ErrorDetails::with_error_info("UNREADABLE", DOMAIN, HashMap::new());
+    Status::with_error_details(Code::ResourceExhausted, format!("the request: {error}"), details)
 }
 
 fn plain(code: Code, reason: &str, error: &EngineError) -> Status {

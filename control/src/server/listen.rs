@@ -63,6 +63,15 @@ impl UnixSocket {
     /// Somebody else is there, or a file cannot be made. Nothing was changed then but, maybe, the
     /// folder and the lock file.
     pub fn bind(path: &Path) -> Result<Self, ListenError> {
+        Self::bind_for(path, 0o600)
+    }
+
+    /// Listens at `path`, with this mode: whoever it lets through is asked for a role.
+    ///
+    /// # Errors
+    ///
+    /// As [`UnixSocket::bind`].
+    pub fn bind_for(path: &Path, mode: u32) -> Result<Self, ListenError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| ListenError::File { path, source }
@@ -88,7 +97,7 @@ impl UnixSocket {
             _ => {}
         }
         let listener = UnixListener::bind(&unnamed).map_err(failed(&unnamed))?;
-        fs::set_permissions(&unnamed, fs::Permissions::from_mode(0o600))
+        fs::set_permissions(&unnamed, fs::Permissions::from_mode(mode))
             .and_then(|()| listener.set_nonblocking(true))
             .and_then(|()| fs::rename(&unnamed, path))
             .map_err(failed(path))?;

@@ -4,7 +4,9 @@
 
 pub mod listen;
 
-use std::{fs, io, net::TcpListener, os::unix::net::UnixListener, path::PathBuf, sync::Arc};
+use std::{
+    fs, io, net::TcpListener, os::unix::net::UnixListener, path::PathBuf, sync::Arc, time::Duration,
+};
 
 use tokio::sync::watch;
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
@@ -15,6 +17,7 @@ use tonic::{
 use tonic_health::server::HealthReporter;
 
 use crate::{
+    access::{Access, GuardLayer},
     config::Tls,
     engine::Engine,
     proto::{
@@ -27,6 +30,16 @@ use crate::{
     },
     rpc::{Diagnostics, LoadBalancer, Operations},
 };
+
+/// Requests that one connection may have at a time.
+const STREAMS_MAX: u32 = 64;
+
+/// Octets of a request's head at most.
+const HEAD_MAX: u32 = 16 << 10;
+
+/// How long a client may be silent before it is asked whether it is there, and how long it may
+/// take to answer.
+const SILENCE: Duration = Duration::from_secs(20);
 
 /// Why the server could not be made or ended.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +79,22 @@ pub fn routes(engine: &Arc<Engine>) -> (HealthReporter, Routes) {
     (reporter, routes.routes())
 }
 
+/// What is served, and to whom.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Every method.
+    pub routes: Routes,
+    /// Who may call it.
+    pub access: Arc<Access>,
+}
+
+impl From<Routes> for Service {
+    /// Everything to everybody who gets through.
+    fn from(routes: Routes) -> Self {
+        Self { routes, access: Arc::default() }
+    }
+}
+
 /// Serves on a unix socket until `stop` says so.
 ///
 /// # Errors
@@ -73,11 +102,12 @@ pub fn routes(engine: &Arc<Engine>) -> (HealthReporter, Routes) {
 /// The transport failed.
 pub async fn serve_unix(
     listener: UnixListener,
-    routes: Routes,
+    service: impl Into<Service>,
     stop: watch::Receiver<bool>,
 ) -> Result<(), ServeError> {
     let listener = tokio::net::UnixListener::from_std(listener)?;
-    let server = Server::builder().add_routes(routes);
+    let Service { routes, access } = service.into();
+    let server = builder().layer(GuardLayer(access)).add_routes(routes);
     let incoming = UnixListenerStream::new(listener);
     Ok(server.serve_with_incoming_shutdown(incoming, stopped(stop)).await?)
 }
@@ -90,16 +120,26 @@ pub async fn serve_unix(
 pub async fn serve_tcp(
     listener: TcpListener,
     tls: Option<ServerTlsConfig>,
-    routes: Routes,
+    service: impl Into<Service>,
     stop: watch::Receiver<bool>,
 ) -> Result<(), ServeError> {
-    let mut server = Server::builder();
+    let Service { routes, access } = service.into();
+    let mut server = builder();
     if let Some(tls) = tls {
         server = server.tls_config(tls)?;
     }
     let incoming = TcpListenerStream::new(tokio::net::TcpListener::from_std(listener)?);
-    let server = server.add_routes(routes);
+    let server = server.layer(GuardLayer(access)).add_routes(routes);
     Ok(server.serve_with_incoming_shutdown(incoming, stopped(stop)).await?)
+}
+
+/// A server with bounds: what a client may keep open, and for how long in silence.
+fn builder() -> Server {
+    Server::builder()
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_max_header_list_size(HEAD_MAX)
+        .http2_keepalive_interval(Some(SILENCE))
+        .http2_keepalive_timeout(Some(SILENCE))
 }
 
 /// Reads the PEM files.
