@@ -311,3 +311,36 @@ fn a_daemon_that_is_not_there_is_named() {
     let output = daemon.shell("xvsadm --server unix:./nowhere -A -t 10.0.0.1:80 -w 1");
     assert_eq!(output.status.code(), Some(2));
 }
+
+#[test]
+fn every_verb_that_shows_something_shows_it_to_programs_too() {
+    let daemon = Daemon::start();
+    daemon.run("xvsadm -A -t 10.0.0.1:80 -s wlc");
+    daemon.run("xvsadm -a -t 10.0.0.1:80 -r 10.2.0.11:8080 -m -w 3");
+    daemon.run("xvsadm mark add 5 --to 10.3.0.0/16");
+    fs::write(daemon.folder.path().join("rules"), "-A -t 10.0.0.2:80 -s rr\n").unwrap();
+    let verbs = [
+        ("info", "/version"),
+        ("get", "/service/scheduler"),
+        ("stats", "/flow_table/capacity"),
+        ("flows --count", "/total"),
+        ("flows --delete --all", "/deleted"),
+        ("explain tcp 10.9.0.1:4711 10.0.0.1:80", "/service/address/port"),
+        ("settings", "/settings/0/name"),
+        ("mark list", "/rules/rules/0/mark"),
+        ("local show", "/first_port"),
+        ("apply -f rules --plan", "/changes/0/description"),
+        ("drain -t 10.0.0.1:80 -r 10.2.0.11:8080 --detach", "/real_server/address"),
+    ];
+    for (verb, place) in verbs {
+        let json: serde_json::Value =
+            serde_json::from_str(&daemon.run(&format!("xvsadm {verb} -o json"))).unwrap();
+        assert!(json.pointer(place).is_some(), "{verb}: no {place} in {json:#}");
+        let yaml = daemon.run(&format!("xvsadm {verb} --output yaml"));
+        let last = place.rsplit('/').next().unwrap();
+        assert!(yaml.contains(&format!("{last}: ")), "{verb}: no {last} in\n{yaml}");
+        assert!(!daemon.run(&format!("xvsadm {verb} -o table")).starts_with('{'), "{verb}");
+    }
+    assert_eq!(daemon.run("xvsadm get"), daemon.run("xvsadm -L -n"));
+    assert_eq!(daemon.run("xvsadm flows -o json"), "", "there are none");
+}

@@ -153,22 +153,47 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
+    /// All services, as the daemon sends them.
+    pub(super) fn service_messages(&mut self) -> Result<Vec<v1::ServiceStatus>, Failure> {
+        self.ask(async |client| {
+            let mut stream = client.list_services(v1::ListServicesRequest {}).await?.into_inner();
+            let mut services = Vec::new();
+            while let Some(message) = stream.message().await? {
+                services.extend(message.service);
+            }
+            Ok(Response::new(services))
+        })
+    }
+
     /// Hands flows that fit `filter` to `each`, a page at a time.
     pub(super) fn flows_that(
         &mut self,
         filter: &v1::FlowFilter,
         each: &mut dyn FnMut(&[FlowInfo]),
     ) -> Result<(), Failure> {
+        let mut failed = None;
+        self.flow_messages(filter, &mut |client, messages| {
+            let read: Result<Vec<_>, _> = messages.iter().map(|flow| client.flow(flow)).collect();
+            match read {
+                Ok(flows) => each(&flows),
+                Err(error) => failed = failed.take().or(Some(error)),
+            }
+        })?;
+        failed.map_or(Ok(()), |error| Err(strange(&error)))
+    }
+
+    /// The same as the daemon sends them.
+    pub(super) fn flow_messages(
+        &mut self,
+        filter: &v1::FlowFilter,
+        each: &mut dyn FnMut(&mut Self, &[v1::Flow]),
+    ) -> Result<(), Failure> {
         let mut page_token = String::new();
         loop {
             let request =
                 v1::ListFlowsRequest { page_size: PAGE, page_token, filter: Some(filter.clone()) };
             let page = self.ask(async |client| client.list_flows(request).await)?;
-            let mut flows = Vec::with_capacity(page.flows.len());
-            for flow in &page.flows {
-                flows.push(self.flow(flow).map_err(|error| strange(&error))?);
-            }
-            each(&flows);
+            each(self, &page.flows);
             page_token = page.next_page_token;
             if page_token.is_empty() || self.gone.get() {
                 return Ok(());
@@ -281,14 +306,7 @@ impl Backend for Client<'_> {
     }
 
     fn services(&mut self) -> Result<Vec<ServiceInfo>, Failure> {
-        let services = self.ask(async |client| {
-            let mut stream = client.list_services(v1::ListServicesRequest {}).await?.into_inner();
-            let mut services = Vec::new();
-            while let Some(message) = stream.message().await? {
-                services.extend(message.service);
-            }
-            Ok(Response::new(services))
-        })?;
+        let services = self.service_messages()?;
         let read: Result<_, _> = services.iter().map(request::service_info).collect();
         read.map_err(|error| strange(&error))
     }

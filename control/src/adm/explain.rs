@@ -12,6 +12,7 @@ use dataplane::{
 use super::{
     client::Client,
     operate::{named, service},
+    output::Format,
     verbs::{endpoint, failed, usage},
 };
 use crate::{
@@ -44,11 +45,17 @@ pub(super) struct ExplainArgs {
 }
 
 /// Explains a packet.
-pub(super) fn explain(args: &ExplainArgs, client: &mut Client<'_>) -> Result<String, Failure> {
+pub(super) fn explain(
+    args: &ExplainArgs,
+    output: Format,
+    client: &mut Client<'_>,
+) -> Result<String, Failure> {
     let packet = args.packet().map_err(Failure::Other)?;
     let interface = args.interface.clone().unwrap_or_default();
     let request = v1::ExplainRequest { packet: Some(packet), interface };
-    client.operate(async |client| client.explain(request).await).map(|said| told(&said))
+    client
+        .operate(async |client| client.explain(request).await)
+        .map(|said| output.show("ExplainResponse", &said, told))
 }
 
 impl ExplainArgs {

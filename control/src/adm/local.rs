@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use dataplane::ipvsadm::Failure;
 
-use super::{client::Client, verbs};
+use super::{client::Client, output::Format, verbs};
 use crate::{
     proto::v1::{self, LocalPool},
     words,
@@ -31,12 +31,16 @@ pub(super) enum Action {
 }
 
 /// Carries it out; gives back what is to be printed.
-pub(super) fn carry_out(action: Action, client: &mut Client<'_>) -> Result<String, Failure> {
+pub(super) fn carry_out(
+    action: Action,
+    output: Format,
+    client: &mut Client<'_>,
+) -> Result<String, Failure> {
     let request = v1::GetLocalPoolRequest {};
     let got = client.ask(async |client| client.get_local_pool(request).await)?;
     let mut pool = got.local_pool.unwrap_or_default();
     match action {
-        Action::Show => return Ok(shown(&pool)),
+        Action::Show => return Ok(output.show("LocalPool", &pool, shown)),
         Action::Add { addresses, ports } => {
             for address in canonical(addresses)? {
                 if !pool.addresses.contains(&address) {

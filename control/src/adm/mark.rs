@@ -7,7 +7,7 @@ use dataplane::{
     selector::{Ports, Prefix, Selector},
 };
 
-use super::{FAILED, client::Client, status::other};
+use super::{FAILED, client::Client, output::Format, status::other};
 use crate::{convert::marks, proto::v1, words};
 
 /// What to do with the rules.
@@ -43,11 +43,14 @@ pub(super) struct Rule {
 }
 
 /// Does it; gives back what is to be printed.
-pub(super) fn run(mark: &Mark, client: &mut Client<'_>) -> Result<String, Failure> {
+pub(super) fn run(mark: &Mark, output: Format, client: &mut Client<'_>) -> Result<String, Failure> {
     match mark {
         Mark::List => {
             let request = v1::ListMarkRulesRequest {};
             let listed = client.ask(async |client| client.list_mark_rules(request).await)?;
+            if output != Format::Table {
+                return Ok(output.show("ListMarkRulesResponse", &listed, |_| String::new()));
+            }
             let mut text = String::new();
             for rule in listed.rules.unwrap_or_default().rules {
                 let rule = marks::read(&rule).map_err(|error| {

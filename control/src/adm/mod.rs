@@ -15,6 +15,7 @@ mod local;
 mod mark;
 mod names;
 mod operate;
+mod output;
 mod show;
 mod status;
 mod target;

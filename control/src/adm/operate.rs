@@ -13,6 +13,7 @@ use dataplane::ipvsadm::{Failure, Refusal};
 use super::{
     FAILED,
     client::Client,
+    output::Format,
     show,
     status::other,
     verbs::{Filter, endpoint, usage},
@@ -119,6 +120,7 @@ fn seconds(text: &str) -> Result<u32, String> {
 /// Drains a real server.
 pub(super) fn drain(
     args: &DrainArgs,
+    output: Format,
     client: &mut Client<'_>,
     print: &dyn Fn(&str),
 ) -> Result<String, Failure> {
@@ -146,10 +148,10 @@ pub(super) fn drain(
         async |client| client.drain(request).await,
         |message| {
             last = message.drain.unwrap_or_default();
-            let line = progress(&last);
+            let line = output.show_one("Drain", &last, |drain| format!("{}\n", progress(drain)));
             let soon = told.1.is_some_and(|at| at.elapsed() < SHOWN) && told.2 == last.phase();
             if line != told.0 && !soon {
-                print(&format!("{line}\n"));
+                print(&line);
                 told = (line, Some(Instant::now()), last.phase());
             }
             if args.detach { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -244,6 +246,7 @@ pub(super) struct FlowsArgs {
 /// Lists, counts or ends flows.
 pub(super) fn flows(
     args: &FlowsArgs,
+    output: Format,
     client: &mut Client<'_>,
     print: &dyn Fn(&str),
 ) -> Result<String, Failure> {
@@ -251,12 +254,23 @@ pub(super) fn flows(
     if args.count {
         let request = v1::CountFlowsRequest { filter: Some(filter) };
         let counted = client.operate(async |client| client.count_flows(request).await)?;
-        return Ok(counts(&counted));
+        return Ok(output.show("CountFlowsResponse", &counted, counts));
     }
     if args.delete {
         let request = v1::DeleteFlowsRequest { filter: Some(filter), all: args.all };
-        let deleted = client.operate(async |client| client.delete_flows(request).await)?.deleted;
-        return Ok(format!("{deleted} flow{} deleted\n", if deleted == 1 { "" } else { "s" }));
+        let answer = client.operate(async |client| client.delete_flows(request).await)?;
+        return Ok(output.show("DeleteFlowsResponse", &answer, |answer| {
+            let plural = if answer.deleted == 1 { "" } else { "s" };
+            format!("{} flow{plural} deleted\n", answer.deleted)
+        }));
+    }
+    if output != Format::Table {
+        client.flow_messages(&filter, &mut |_, flows| {
+            for flow in flows {
+                print(&output.show_one("Flow", flow, |_| String::new()));
+            }
+        })?;
+        return Ok(String::new());
     }
     print(show::FLOWS_TITLE);
     client.flows_that(&filter, &mut |flows| print(&show::flows(flows))).map(|()| String::new())
@@ -278,13 +292,17 @@ fn counts(counted: &v1::CountFlowsResponse) -> String {
 }
 
 /// Shows what is and what happens.
-pub(super) fn watch(client: &mut Client<'_>, print: &dyn Fn(&str)) -> Result<String, Failure> {
+pub(super) fn watch(
+    output: Format,
+    client: &mut Client<'_>,
+    print: &dyn Fn(&str),
+) -> Result<String, Failure> {
     let bold = std::io::stdout().is_terminal();
     let request = v1::WatchRequest {};
     client.follow(
         async |client| client.watch(request).await,
         |message| {
-            print(&event(&message, bold));
+            print(&output.show_one("WatchResponse", &message, |message| event(message, bold)));
             ControlFlow::Continue(())
         },
     )?;

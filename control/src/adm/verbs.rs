@@ -4,18 +4,19 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use dataplane::ipvsadm::{
-    Backend as _, Failure, PROC_APP, Refusal, Stream, proc_conn, proc_conn_sync, proc_services,
-    proc_stats, proc_stats_percpu,
+    Backend as _, Failure, ListOptions, PROC_APP, Refusal, Stream, list_services, proc_conn,
+    proc_conn_sync, proc_services, proc_stats, proc_stats_percpu,
 };
 
 use super::{
-    FAILED, Streams, USAGE, apply,
+    FAILED, Streams, SystemNames, USAGE, apply,
     client::Client,
     completion::{self, Shell},
     explain::{self, ExplainArgs},
     local,
     mark::{self, Mark},
     operate::{self, DrainArgs, FlowsArgs},
+    output::Format,
     show,
 };
 use crate::{
@@ -28,8 +29,9 @@ use crate::{
 const TICKS_PER_S: u32 = 100;
 
 /// The verbs, for those who look for one.
-const VERBS: [&str; 15] = [
+const VERBS: [&str; 16] = [
     "info",
+    "get",
     "stats",
     "flows",
     "drain",
@@ -53,6 +55,9 @@ const VERBS: [&str; 15] = [
     after_help = "All of ipvsadm's commands are there too: see xvsadm -h."
 )]
 struct Line {
+    /// In which form to show what there is.
+    #[arg(short, long, global = true, value_enum, default_value_t)]
+    output: Format,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -61,6 +66,8 @@ struct Line {
 enum Verb {
     /// Shows the daemon, its devices and what they reached.
     Info,
+    /// Shows all services with their real servers, counters and rates; as a table as `xvsadm -L -n` does.
+    Get,
     /// Shows what became of all packets: totals, drops by reason, devices, workers, flow table.
     Stats,
     /// Lists flows with their packets and octets; or counts or ends those that fit.
@@ -180,7 +187,7 @@ pub(super) fn run(program: &str, words: &[&str], client: &mut Client<'_>, stream
         }
     };
     let print = |text: &str| streams.print(Stream::Out, text);
-    match execute(line.verb, client, &print) {
+    match execute(line, client, &print) {
         Ok(text) => {
             print(&text);
             0
@@ -190,38 +197,59 @@ pub(super) fn run(program: &str, words: &[&str], client: &mut Client<'_>, stream
 }
 
 /// Carries a verb out; what it has not printed yet is given back.
-fn execute(verb: Verb, client: &mut Client<'_>, print: &dyn Fn(&str)) -> Result<String, Refusal> {
+fn execute(line: Line, client: &mut Client<'_>, print: &dyn Fn(&str)) -> Result<String, Refusal> {
+    let Line { output, verb } = line;
     let text = match verb {
         Verb::Info => {
             let request = v1::GetInfoRequest {};
-            client.diagnose(async |client| client.get_info(request).await).map(|i| show::info(&i))
+            let info = client.diagnose(async |client| client.get_info(request).await);
+            info.map(|info| output.show("GetInfoResponse", &info, show::info))
         }
-        Verb::Stats => statistics(client).map(|statistics| show::statistics(&statistics)),
-        Verb::Flows(flows) => operate::flows(&flows, client, print),
-        Verb::Drain(drain) => operate::drain(&drain, client, print),
-        Verb::Watch => operate::watch(client, print),
-        Verb::Explain(explain) => explain::explain(&explain, client),
+        Verb::Get => get(output, client, print),
+        Verb::Stats => statistics(client)
+            .map(|found| output.show("GetStatisticsResponse", &found, show::statistics)),
+        Verb::Flows(flows) => operate::flows(&flows, output, client, print),
+        Verb::Drain(drain) => operate::drain(&drain, output, client, print),
+        Verb::Watch => operate::watch(output, client, print),
+        Verb::Explain(explain) => explain::explain(&explain, output, client),
         Verb::Apply { file, plan, expect } => {
             let request = apply::request(&file, plan, expect)?;
             let applied = client.ask(async |client| client.apply(request).await);
-            applied.map(|applied| show::changes(&applied, plan))
+            applied.map(|applied| {
+                output.show("ApplyResponse", &applied, |applied| show::changes(applied, plan))
+            })
         }
         Verb::Settings => {
             let request = v1::GetSettingsRequest {};
             let settings = client.ask(async |client| client.get_settings(request).await);
-            settings.map(|settings| show::settings(&settings.settings))
+            settings.map(|found| {
+                output.show("GetSettingsResponse", &found, |found| show::settings(&found.settings))
+            })
         }
         Verb::Set { name, value } => {
             let request = v1::SetSettingRequest { setting: Some(v1::Setting { name, value }) };
             client.ask(async |client| client.set_setting(request).await).map(|_| String::new())
         }
-        Verb::Mark(mark) => mark::run(&mark, client),
-        Verb::Local(action) => local::carry_out(action, client),
+        Verb::Mark(mark) => mark::run(&mark, output, client),
+        Verb::Local(action) => local::carry_out(action, output, client),
         Verb::Proc { name } => proc(name, client),
         Verb::Completion { shell } => Ok(completion::script(shell, &VERBS)),
         Verb::Version => Ok(format!("xvsadm {}\n", env!("CARGO_PKG_VERSION"))),
     };
     text.map_err(told)
+}
+
+/// Shows all services.
+fn get(output: Format, client: &mut Client<'_>, print: &dyn Fn(&str)) -> Result<String, Failure> {
+    if output == Format::Table {
+        let (services, size) = (client.services()?, client.table_size()?);
+        let options = ListOptions { numeric: true, ..ListOptions::PLAIN };
+        return Ok(list_services(&services, size, &options, &SystemNames::new()));
+    }
+    for service in client.service_messages()? {
+        print(&output.show_one("ServiceStatus", &service, |_| String::new()));
+    }
+    Ok(String::new())
 }
 
 /// What a failure says.
