@@ -44,7 +44,7 @@ impl Role {
 }
 
 /// Methods that change nothing.
-const READING: [&str; 16] = [
+const READING: [&str; 17] = [
     "GetInfo",
     "GetStatistics",
     "ListServices",
@@ -56,6 +56,7 @@ const READING: [&str; 16] = [
     "ListFlows",
     "ListDrains",
     "Explain",
+    "Plan",
     "CountFlows",
     "Watch",
     "WatchStatistics",
@@ -195,7 +196,7 @@ mod tests {
             assert!(methods.contains(*name) || standard.contains(name), "{name} is no method");
         }
         for method in &methods {
-            let reads = ["Get", "List", "Watch", "Count", "Explain"];
+            let reads = ["Get", "List", "Watch", "Count", "Explain", "Plan"];
             let reads = reads.iter().any(|word| method.starts_with(word));
             assert_eq!(reads, role_of(&format!("/xvs.v1.S/{method}")) == Role::Read, "{method}");
         }

@@ -156,6 +156,18 @@ impl LoadBalancerService for LoadBalancer {
         Ok(Response::new(v1::ApplyResponse { generation, changes }))
     }
 
+    async fn plan(&self, request: Request<v1::PlanRequest>) -> Answer<v1::PlanResponse> {
+        let request = request.into_inner();
+        let apply = required("apply", request.apply.as_ref())?;
+        let within = |error: FieldError| malformed(&error.within("apply"));
+        let desired = desired(apply).map_err(within)?;
+        let state = self.engine.lock();
+        let planned = state.plan(&desired, apply.expected_generation);
+        let changes = planned.map_err(|error| refused(&error, |field| format!("apply.{field}")))?;
+        let changes = changes.iter().map(operations::change).collect();
+        Ok(Response::new(v1::PlanResponse { generation: state.director.generation(), changes }))
+    }
+
     async fn get_timeouts(
         &self,
         _: Request<v1::GetTimeoutsRequest>,

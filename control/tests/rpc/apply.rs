@@ -16,6 +16,13 @@ async fn an_apply_says_what_it_changes_and_does_nothing_twice() {
     let before = list(&mut client).await;
     let planned = client.apply(plan.clone()).await.unwrap().into_inner();
     assert_eq!(list(&mut client).await, before);
+    let request = v1::PlanRequest { apply: Some(apply(&[entry(80, &[11, 13])])) };
+    let same = client.plan(request).await.unwrap().into_inner();
+    assert_eq!((same.generation, &same.changes), (planned.generation, &planned.changes));
+    assert_eq!(list(&mut client).await, before);
+    let wrong = v1::PlanRequest { apply: Some(apply(&[entry(65536, &[])])) };
+    let refused = client.plan(wrong).await.unwrap_err();
+    assert_eq!(field(&refused), "apply.services[0].service.key.address.port");
     let done =
         client.apply(v1::ApplyRequest { validate_only: false, ..plan }).await.unwrap().into_inner();
     assert_eq!(planned.changes, done.changes);
