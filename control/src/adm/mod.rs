@@ -19,6 +19,7 @@ mod output;
 mod show;
 mod status;
 mod target;
+mod top;
 mod verbs;
 
 use std::{

@@ -17,7 +17,7 @@ use super::{
     mark::{self, Mark},
     operate::{self, DrainArgs, FlowsArgs},
     output::Format,
-    show,
+    show, top,
 };
 use crate::{
     convert::request,
@@ -29,10 +29,11 @@ use crate::{
 const TICKS_PER_S: u32 = 100;
 
 /// The verbs, for those who look for one.
-const VERBS: [&str; 16] = [
+const VERBS: [&str; 17] = [
     "info",
     "get",
     "stats",
+    "top",
     "flows",
     "drain",
     "watch",
@@ -70,6 +71,9 @@ enum Verb {
     Get,
     /// Shows what became of all packets: totals, drops by reason, devices, workers, flow table.
     Stats,
+    /// Shows what happens now, on a screen that is drawn anew every second: rates, workers, drops by
+    /// reason, real servers. `q` ends it, `s` changes the order.
+    Top,
     /// Lists flows with their packets and octets; or counts or ends those that fit.
     Flows(FlowsArgs),
     /// Takes a real server out without breaking anyone: it gets no new flows, the old ones live on
@@ -208,6 +212,7 @@ fn execute(line: Line, client: &mut Client<'_>, print: &dyn Fn(&str)) -> Result<
         Verb::Get => get(output, client, print),
         Verb::Stats => statistics(client)
             .map(|found| output.show("GetStatisticsResponse", &found, show::statistics)),
+        Verb::Top => top::top(client),
         Verb::Flows(flows) => operate::flows(&flows, output, client, print),
         Verb::Drain(drain) => operate::drain(&drain, output, client, print),
         Verb::Watch => operate::watch(output, client, print),
