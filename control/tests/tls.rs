@@ -2,7 +2,7 @@
 //! it is given.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, net::TcpListener, path::Path, sync::Arc};
 
 use dataplane::{
     director::Director,
@@ -16,6 +16,7 @@ use rcgen::{
 use tokio::sync::watch;
 use tonic::{
     Code,
+    service::Routes,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 use xvs_control::{
@@ -58,6 +59,20 @@ fn write(folder: &Path, name: &str, text: &str) -> std::path::PathBuf {
     path
 }
 
+/// What a box without workers serves, where, and at which port.
+fn box_without_workers() -> (Routes, TcpListener, u16) {
+    let stats = Stats::new(1, 16);
+    let director = Director::new(Arc::new(Endpoints::new(16)), stats.clone());
+    let table =
+        TableConfig { pages: Pages::Small, ..TableConfig::new(1024, 1, HashKey::from_seed(1)) };
+    let table = Arc::new(FlowTable::new(&table).unwrap());
+    let engine = Arc::new(Engine::new(director, stats, table));
+    let (_, routes) = server::routes(&engine);
+    let listener = listen::bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (routes, listener, port)
+}
+
 async fn connect(
     port: u16,
     tls: Option<ClientTlsConfig>,
@@ -83,15 +98,7 @@ async fn only_clients_with_the_right_certificate_are_served() {
         key: write(folder.path(), "server.key", &key),
         client_ca: write(folder.path(), "clients.pem", &ours.pem()),
     };
-    let stats = Stats::new(1, 16);
-    let director = Director::new(Arc::new(Endpoints::new(16)), stats.clone());
-    let table =
-        TableConfig { pages: Pages::Small, ..TableConfig::new(1024, 1, HashKey::from_seed(1)) };
-    let table = Arc::new(FlowTable::new(&table).unwrap());
-    let engine = Arc::new(Engine::new(director, stats, table));
-    let (_, routes) = server::routes(&engine);
-    let listener = listen::bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let (routes, listener, port) = box_without_workers();
     let (_stop, stopped) = watch::channel(false);
     let tls = Some(server::tls(&files).unwrap());
     tokio::spawn(server::serve_tcp(listener, tls, routes, stopped));
@@ -121,15 +128,7 @@ async fn box_with_roles(ours: &Authority, folder: &Path) -> (u16, watch::Sender<
         grant("admin.example", Role::Administer),
     ];
     let access = Access::new(grants, Audit::to_file(&folder.join("audit.log")).unwrap());
-    let stats = Stats::new(1, 16);
-    let director = Director::new(Arc::new(Endpoints::new(16)), stats.clone());
-    let table =
-        TableConfig { pages: Pages::Small, ..TableConfig::new(1024, 1, HashKey::from_seed(1)) };
-    let table = Arc::new(FlowTable::new(&table).unwrap());
-    let engine = Arc::new(Engine::new(director, stats, table));
-    let (_, routes) = server::routes(&engine);
-    let listener = listen::bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let (routes, listener, port) = box_without_workers();
     let (stop, stopped) = watch::channel(false);
     let service = server::Service { routes, access };
     let tls = Some(server::tls(&files).unwrap());

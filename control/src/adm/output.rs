@@ -45,9 +45,9 @@ impl Format {
         table: impl FnOnce(&M) -> String,
     ) -> String {
         match self {
-            Self::Table => table(message),
             Self::Json => format!("{}\n", value(name, message)),
-            Self::Yaml => format!("---\n{}", yaml(&value(name, message))),
+            Self::Yaml => format!("---\n{}", self.show(name, message, table)),
+            Self::Table => self.show(name, message, table),
         }
     }
 }

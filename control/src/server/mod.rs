@@ -2,6 +2,7 @@
 //!
 //! Every listener serves the same: the API, the standard health service and reflection.
 
+mod bounded;
 pub mod listen;
 
 use std::{
@@ -16,6 +17,7 @@ use tonic::{
 };
 use tonic_health::server::HealthReporter;
 
+use self::bounded::bounded;
 use crate::{
     access::{Access, GuardLayer},
     config::Tls,
@@ -108,7 +110,7 @@ pub async fn serve_unix(
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let Service { routes, access } = service.into();
     let server = builder().layer(GuardLayer(access)).add_routes(routes);
-    let incoming = UnixListenerStream::new(listener);
+    let incoming = bounded(UnixListenerStream::new(listener));
     Ok(server.serve_with_incoming_shutdown(incoming, stopped(stop)).await?)
 }
 
@@ -128,7 +130,7 @@ pub async fn serve_tcp(
     if let Some(tls) = tls {
         server = server.tls_config(tls)?;
     }
-    let incoming = TcpListenerStream::new(tokio::net::TcpListener::from_std(listener)?);
+    let incoming = bounded(TcpListenerStream::new(tokio::net::TcpListener::from_std(listener)?));
     let server = server.layer(GuardLayer(access)).add_routes(routes);
     Ok(server.serve_with_incoming_shutdown(incoming, stopped(stop)).await?)
 }

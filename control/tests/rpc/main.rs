@@ -4,6 +4,7 @@
 
 mod apply;
 mod flows;
+mod hostile;
 mod marks;
 mod operations;
 mod refusals;
