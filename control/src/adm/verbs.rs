@@ -13,6 +13,7 @@ use super::{
     client::Client,
     completion::{self, Shell},
     explain::{self, ExplainArgs},
+    import::{self, Origin},
     local,
     mark::{self, Mark},
     operate::{self, DrainArgs, FlowsArgs},
@@ -29,7 +30,7 @@ use crate::{
 const TICKS_PER_S: u32 = 100;
 
 /// The verbs, for those who look for one.
-const VERBS: [&str; 17] = [
+const VERBS: [&str; 18] = [
     "info",
     "get",
     "stats",
@@ -39,6 +40,7 @@ const VERBS: [&str; 17] = [
     "watch",
     "explain",
     "apply",
+    "import",
     "settings",
     "set",
     "mark",
@@ -97,6 +99,14 @@ enum Verb {
         /// Refuse unless this is the present generation.
         #[arg(long, value_name = "GENERATION")]
         expect: Option<u64>,
+    },
+    /// Prints the services of another program's configuration as a configuration of xvsd, and on standard
+    /// error each line that was not carried over. Asks no daemon.
+    Import {
+        /// Of which program.
+        from: Origin,
+        /// Its file.
+        file: PathBuf,
     },
     /// Shows the settings: the sysctls of net.ipv4.vs.
     Settings,
@@ -224,6 +234,7 @@ fn execute(line: Line, client: &mut Client<'_>, print: &dyn Fn(&str)) -> Result<
                 output.show("ApplyResponse", &applied, |applied| show::changes(applied, plan))
             })
         }
+        Verb::Import { from, file } => import::import(from, &file, &mut std::io::stderr()),
         Verb::Settings => {
             let request = v1::GetSettingsRequest {};
             let settings = client.ask(async |client| client.get_settings(request).await);
