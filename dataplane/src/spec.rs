@@ -181,6 +181,25 @@ pub struct Hold {
     pub templates: bool,
 }
 
+/// What health checks leave of a real server. Like a [`Hold`] it is no part of what is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Percent of its weight that schedulers see, 0 to 100; a weight above 0 stays above 0 unless
+    /// this is 0.
+    pub percent: u32,
+    /// Templates send new flows there.
+    pub templates: bool,
+    /// It counts as a real server of the service. If not, the scheduler does not know it, and packets of
+    /// its flows meet what those of a removed real server do.
+    pub present: bool,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self { percent: 100, templates: true, present: true }
+    }
+}
+
 /// A real server as it is listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RealInfo {
@@ -188,6 +207,10 @@ pub struct RealInfo {
     pub spec: RealSpec,
     /// What keeps new flows away.
     pub hold: Hold,
+    /// What health checks leave of it.
+    pub share: Share,
+    /// It stands in for the others, and is no part of what is asked for.
+    pub standby: bool,
     /// Active flows.
     pub active: u32,
     /// Inactive flows.
@@ -202,9 +225,18 @@ pub struct RealInfo {
 
 impl RealInfo {
     /// The weight that schedulers see.
-    pub const fn weight(&self) -> u32 {
-        if self.hold.weight { 0 } else { self.spec.weight }
+    pub fn weight(&self) -> u32 {
+        seen_weight(&self.spec, self.hold, self.share)
     }
+}
+
+/// The weight that schedulers see of a real server.
+pub(crate) fn seen_weight(spec: &RealSpec, hold: Hold, share: Share) -> u32 {
+    if hold.weight || share.percent == 0 || !share.present {
+        return 0;
+    }
+    let part = u64::from(spec.weight) * u64::from(share.percent.min(100));
+    u32::try_from(part.div_ceil(100)).unwrap_or(spec.weight)
 }
 
 /// A service as it is listed.

@@ -115,6 +115,10 @@ impl DeviceStats {
 pub struct EndpointStats {
     /// Connections scheduled.
     pub conns: Counter,
+    /// TCP connections accepted, where replies pass through us.
+    pub accepted: Counter,
+    /// TCP connections refused, or whose client had to repeat its SYN.
+    pub failed: Counter,
     /// Packets from clients and to clients: by [`Direction`].
     packets: [Counter; 2],
     /// Their octets.
@@ -258,6 +262,15 @@ impl Stats {
     pub fn endpoint(&self, id: EndpointId) -> Counters {
         let workers = self.0.iter().map(|worker| worker.endpoint(id));
         workers.fold(Counters::default(), |sum, each| each.added_to(sum))
+    }
+
+    /// TCP connections that a real server accepted, and those that it refused or did not answer, over
+    /// all workers, since the start of the process. Of those whose replies pass through us.
+    pub fn answers(&self, id: EndpointId) -> (u64, u64) {
+        let workers = self.0.iter().map(|worker| worker.endpoint(id));
+        workers.fold((0, 0), |(accepted, failed), each| {
+            (accepted + each.accepted.get(), failed + each.failed.get())
+        })
     }
 }
 

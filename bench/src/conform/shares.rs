@@ -131,6 +131,8 @@ mod tests {
             active: 0,
             inactive: 0,
             persistent: 0,
+            share: dataplane::director::spec::Share::default(),
+            standby: false,
             hold: dataplane::director::spec::Hold::default(),
             counters: Counters::default(),
             rates: Rates::default(),

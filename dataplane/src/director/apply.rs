@@ -39,7 +39,8 @@ impl Director {
     /// Everything that is asked for now, in the order in which it can be applied.
     pub fn desired(&self) -> Vec<Desired> {
         let service = |entry: &super::ServiceEntry| {
-            (entry.spec.clone(), entry.reals.iter().rev().map(|real| real.spec).collect())
+            let asked = entry.reals.iter().rev().filter(|real| !real.standby);
+            (entry.spec.clone(), asked.map(|real| real.spec).collect())
         };
         self.services.iter().map(service).collect()
     }
@@ -73,6 +74,7 @@ impl Director {
             let present: HashMap<_, _> = before
                 .iter()
                 .flat_map(|entry| &entry.reals)
+                .filter(|real| !real.standby)
                 .map(|real| ((real.spec.addr, real.spec.port), real.spec))
                 .collect();
             let mut names = HashSet::new();

@@ -59,7 +59,11 @@ pub(super) fn service(spec: &ServiceSpec) -> Result<(), DirectorError> {
 }
 
 /// Refuses a real server that cannot be in a service of this key.
-pub(super) fn real(key: &ServiceKey, spec: &RealSpec) -> Result<(), DirectorError> {
+///
+/// # Errors
+///
+/// The field at fault, and why.
+pub fn real(key: &ServiceKey, spec: &RealSpec) -> Result<(), DirectorError> {
     if spec.weight > WEIGHT_MAX {
         return invalid("weight", format!("{}; 0 to {WEIGHT_MAX}", spec.weight));
     }

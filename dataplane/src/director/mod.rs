@@ -23,7 +23,7 @@ use hashbrown::HashMap;
 use self::{
     locals::LocalTable,
     network::Network,
-    spec::{Counters, DirectorError, Hold, MarkRule, RealSpec, ServiceKey, ServiceSpec},
+    spec::{Counters, DirectorError, Hold, MarkRule, RealSpec, ServiceKey, ServiceSpec, Share},
     trash::Trash,
 };
 use crate::{
@@ -42,6 +42,7 @@ use crate::{
 pub use crate::{network, spec};
 
 pub use apply::{Applied, ApplyError, Desired};
+pub use check::real as check_real;
 pub use locals::LOCAL_ADDRS_MAX;
 pub use settings::SETTINGS;
 
@@ -55,6 +56,10 @@ struct RealEntry {
     spec: RealSpec,
     /// What keeps new flows away.
     hold: Hold,
+    /// What health checks leave of it.
+    share: Share,
+    /// It stands in for the service's real servers, and is no part of what is asked for.
+    standby: bool,
     /// Its endpoint.
     id: EndpointId,
     /// Where its counters stood when they were zeroed.
@@ -147,6 +152,16 @@ impl Director {
     /// The generation of the state as it is now; goes up with every change.
     pub const fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Whether there is a service with this key.
+    pub fn has_service(&self, key: &ServiceKey) -> bool {
+        self.places.contains_key(key)
+    }
+
+    /// Something changed that belongs to the configuration, but is not the workers' affair.
+    pub const fn touch(&mut self) {
+        self.generation += 1;
     }
 
     /// The endpoints, shared with the workers.

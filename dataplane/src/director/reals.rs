@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::{
     Director, RealEntry, check, less, plus,
-    spec::{ClientAddress, DirectorError, Hold, RealSpec, ServiceKey},
+    spec::{ClientAddress, DirectorError, Hold, RealSpec, ServiceKey, Share, seen_weight},
 };
 use crate::{
     addr::Addr,
@@ -14,17 +14,45 @@ use crate::{
 
 impl Director {
     /// Adds a real server at the head of its service's list. One that was removed and still has
-    /// flows comes back with them.
+    /// flows comes back with them, and one that stood in is one of its own from now on.
     ///
     /// # Errors
     ///
     /// No such service, it exists, its description is wrong, or there is no room.
     pub fn add_real(&mut self, key: &ServiceKey, spec: &RealSpec) -> Result<(), DirectorError> {
-        let entry = self.service(key)?;
-        if entry.reals.iter().any(|real| same(real, spec.addr, spec.port)) {
+        let there = self.service(key)?.reals.iter().find(|real| same(real, spec.addr, spec.port));
+        if there.is_some_and(|real| !real.standby) {
             return Err(DirectorError::RealExists);
         }
         check::real(key, spec)?;
+        if there.is_some() {
+            self.delete_real(key, spec.addr, spec.port)?;
+        }
+        self.join(key, spec, false)
+    }
+
+    /// Lets somebody stand in for a service's real servers: a real server that is no part of what is
+    /// asked for. Deleting it ends that.
+    ///
+    /// # Errors
+    ///
+    /// As [`Director::add_real`].
+    pub fn stand_in(&mut self, key: &ServiceKey, spec: &RealSpec) -> Result<(), DirectorError> {
+        if self.service(key)?.reals.iter().any(|real| same(real, spec.addr, spec.port)) {
+            return Err(DirectorError::RealExists);
+        }
+        check::real(key, spec)?;
+        self.join(key, spec, true)
+    }
+
+    /// Puts a real server at the head of its service's list, which does not have it.
+    fn join(
+        &mut self,
+        key: &ServiceKey,
+        spec: &RealSpec,
+        standby: bool,
+    ) -> Result<(), DirectorError> {
+        let entry = self.service(key)?;
         let at = self.places[key];
         let persistent = entry.spec.persistence_s.is_some();
         let (id, zero, port) = match self.trash.take_real(key, spec.addr, spec.port) {
@@ -35,12 +63,13 @@ impl Director {
             }
         };
         let counted = self.counted(id);
-        self.renew(key, id, &RealSpec { port, ..*spec }, Hold::default());
+        let (hold, share) = (Hold::default(), Share::default());
+        self.renew(key, id, &RealSpec { port, ..*spec }, (hold, share));
         self.resolve(id, spec.addr);
         let entry = &mut self.services[at];
         entry
             .reals
-            .insert(0, RealEntry { spec: *spec, hold: Hold::default(), id, zero, joined: counted });
+            .insert(0, RealEntry { spec: *spec, hold, share, standby, id, zero, joined: counted });
         entry.rebuild(Change::Added(id));
         self.generation += 1;
         Ok(())
@@ -57,9 +86,9 @@ impl Director {
         let place = entry.reals.iter().position(|real| same(real, spec.addr, spec.port));
         let place = place.ok_or(DirectorError::NoSuchReal)?;
         check::real(key, spec)?;
-        let (id, hold) = (entry.reals[place].id, entry.reals[place].hold);
+        let RealEntry { id, hold, share, .. } = entry.reals[place];
         let port = self.endpoints.get(id).port();
-        self.renew(key, id, &RealSpec { port, ..*spec }, hold);
+        self.renew(key, id, &RealSpec { port, ..*spec }, (hold, share));
         let entry = self.service_mut(key)?;
         entry.reals[place].spec = *spec;
         entry.rebuild(Change::Edited(id));
@@ -86,12 +115,45 @@ impl Director {
         if real.hold == hold {
             return Ok(());
         }
-        let (id, spec) = (real.id, real.spec);
+        let RealEntry { id, spec, share, .. } = *real;
         let port = self.endpoints.get(id).port();
-        self.renew(key, id, &RealSpec { port, ..spec }, hold);
+        self.renew(key, id, &RealSpec { port, ..spec }, (hold, share));
         let entry = self.service_mut(key)?;
         entry.reals[place].hold = hold;
         entry.rebuild(Change::Edited(id));
+        self.generation += 1;
+        Ok(())
+    }
+
+    /// Says what health checks leave of a real server; editing it leaves that as it is.
+    ///
+    /// # Errors
+    ///
+    /// No such service or real server.
+    pub fn share_real(
+        &mut self,
+        key: &ServiceKey,
+        (addr, port): (Addr, u16),
+        share: Share,
+    ) -> Result<(), DirectorError> {
+        let entry = self.service(key)?;
+        let place = entry.reals.iter().position(|real| same(real, addr, port));
+        let place = place.ok_or(DirectorError::NoSuchReal)?;
+        let RealEntry { id, spec, hold, share: was, .. } = entry.reals[place];
+        if was == share {
+            return Ok(());
+        }
+        let port = self.endpoints.get(id).port();
+        self.renew(key, id, &RealSpec { port, ..spec }, (hold, share));
+        let entry = self.service_mut(key)?;
+        entry.reals[place].share = share;
+        let ahead = entry.reals[..place].iter().rev().find(|real| real.share.present);
+        let change = match (was.present, share.present) {
+            (true, false) => Change::Removed { id, before: ahead.map(|real| real.id) },
+            (false, true) => Change::Added(id),
+            _ => Change::Edited(id),
+        };
+        entry.rebuild(change);
         self.generation += 1;
         Ok(())
     }
@@ -133,20 +195,27 @@ impl Director {
 
     /// Describes a present real server; a raised or dropped upper threshold ends its overload
     /// (`__ip_vs_update_dest`).
-    pub(super) fn renew(&self, key: &ServiceKey, id: EndpointId, spec: &RealSpec, hold: Hold) {
+    pub(super) fn renew(
+        &self,
+        key: &ServiceKey,
+        id: EndpointId,
+        spec: &RealSpec,
+        (hold, share): (Hold, Share),
+    ) {
         let endpoint = self.endpoints.get(id);
         let (upper, _) = endpoint.thresholds();
         if spec.upper == 0 || spec.upper > upper {
             endpoint.load.overloaded.store(0, Relaxed);
         }
-        let weight = if hold.weight { 0 } else { spec.weight };
-        let shunned = if hold.templates { SHUNNED } else { 0 };
+        let weight = seen_weight(spec, hold, share);
+        let shunned = if hold.templates || !share.templates { SHUNNED } else { 0 };
+        let available = if share.present { AVAILABLE } else { 0 };
         let told = match self.service(key).map(|entry| entry.spec.client_address) {
             Ok(ClientAddress::Toa) => TOA,
             Ok(ClientAddress::Proxy) => PROXY,
             Ok(ClientAddress::Hidden) | Err(_) => 0,
         };
-        let flags = AVAILABLE | shunned | told;
+        let flags = available | shunned | told;
         self.describe(id, protocol(key), &RealSpec { weight, ..*spec }, flags);
     }
 
@@ -158,7 +227,8 @@ impl Director {
             return;
         };
         let real = entry.reals.remove(place);
-        let before = place.checked_sub(1).map(|place| entry.reals[place].id);
+        let ahead = entry.reals[..place].iter().rev().find(|real| real.share.present);
+        let before = ahead.map(|real| real.id);
         entry.rebuild(Change::Removed { id: real.id, before });
         let counted = less(self.counted(real.id), real.joined);
         let entry = &mut self.services[at];

@@ -6,6 +6,7 @@ use super::{
     CALLS_MAX, Director, ServiceEntry, check, less, plus,
     spec::{
         Counters, DirectorError, Rates, RealInfo, RealSpec, ServiceInfo, ServiceKey, ServiceSpec,
+        seen_weight,
     },
 };
 use crate::{
@@ -18,15 +19,15 @@ use crate::{
 };
 
 impl ServiceEntry {
-    /// The real servers as the scheduler sees them.
+    /// The real servers as the scheduler sees them: those that health checks left.
     pub(super) fn candidates(&self) -> Vec<Candidate> {
         let candidate = |real: &super::RealEntry| Candidate {
             id: real.id,
             addr: real.spec.addr,
             port: real.spec.port,
-            weight: if real.hold.weight { 0 } else { real.spec.weight },
+            weight: seen_weight(&real.spec, real.hold, real.share),
         };
-        self.reals.iter().map(candidate).collect()
+        self.reals.iter().filter(|real| real.share.present).map(candidate).collect()
     }
 
     /// Builds what the workers get, and tells the scheduler what has changed.
@@ -157,7 +158,8 @@ impl Director {
         entry.rebuild(Change::Service);
         for real in &self.service(&spec.key)?.reals {
             let port = self.endpoints.get(real.id).port();
-            self.renew(&spec.key, real.id, &RealSpec { port, ..real.spec }, real.hold);
+            let seen = (real.hold, real.share);
+            self.renew(&spec.key, real.id, &RealSpec { port, ..real.spec }, seen);
         }
         self.generation += 1;
         Ok(())
@@ -240,6 +242,8 @@ impl Director {
             RealInfo {
                 spec: real.spec,
                 hold: real.hold,
+                share: real.share,
+                standby: real.standby,
                 active: load.active.load(Relaxed),
                 inactive: load.inactive.load(Relaxed),
                 persistent: load.persistent.load(Relaxed),

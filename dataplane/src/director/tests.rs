@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     clock::Tick,
     director::spec::TunnelSpec,
-    endpoint::{Bound, Method},
+    endpoint::{AVAILABLE, Bound, Method, SHUNNED},
     sched::SchedFlags,
     steering::rules::Target,
 };
@@ -182,4 +182,61 @@ fn steering_keeps_taking_replies_of_a_removed_nat_server() {
     let rules = director.steering_rules();
     assert!(rules.nat_reals.contains(&Target { protocol: 6, addr: addr("10.2.0.11"), port: 8080 }));
     assert!(rules.vips.contains(&addr("10.0.0.1")));
+}
+
+#[test]
+fn what_health_checks_leave_of_a_real_server_is_no_part_of_what_is_asked_for() {
+    let mut director = director();
+    director.add_service(&service(80, "wrr")).unwrap();
+    director.add_real(&key(80), &real(11, 10)).unwrap();
+    director.add_real(&key(80), &real(12, 1)).unwrap();
+    let asked = director.desired();
+    let name = |last: u8| (addr(&format!("10.2.0.{last}")), 8080);
+    let seen = |director: &Director| -> Vec<_> {
+        let entry = director.service(&key(80)).unwrap();
+        entry.candidates().iter().map(|real| (real.addr, real.weight)).collect()
+    };
+    let (first, second) = (name(11), name(12));
+    for (percent, weight) in [(0, 0), (1, 1), (25, 3), (100, 10)] {
+        let share = Share { percent, ..Share::default() };
+        director.share_real(&key(80), first, share).unwrap();
+        assert_eq!(seen(&director), [(second.0, 1), (first.0, weight)], "{percent} %");
+        assert_eq!(director.services()[0].reals[1].weight(), weight);
+    }
+    let id = director.service(&key(80)).unwrap().reals[1].id;
+    let gone = Share { percent: 0, templates: false, present: false };
+    director.share_real(&key(80), first, gone).unwrap();
+    assert_eq!(seen(&director), [(second.0, 1)]);
+    let flags = director.endpoints.get(id).flags();
+    assert_eq!(flags & (AVAILABLE | SHUNNED), SHUNNED);
+    director.edit_real(&key(80), &real(11, 10)).unwrap();
+    assert_eq!(director.endpoints.get(id).flags(), flags, "editing is no cure");
+    director.hold_real(&key(80), first, Hold { weight: true, templates: false }).unwrap();
+    director.share_real(&key(80), first, Share::default()).unwrap();
+    assert_eq!(seen(&director), [(second.0, 1), (first.0, 0)], "and none for a drain");
+    assert_eq!(director.desired(), asked);
+    let nobody = director.share_real(&key(80), name(13), Share::default());
+    assert_eq!(nobody, Err(DirectorError::NoSuchReal));
+}
+
+#[test]
+fn who_stands_in_is_no_part_of_what_is_asked_for_until_it_is_added() {
+    let mut director = director();
+    director.add_service(&service(80, "rr")).unwrap();
+    director.add_real(&key(80), &real(11, 1)).unwrap();
+    let asked = director.desired();
+    director.stand_in(&key(80), &real(99, 1)).unwrap();
+    assert_eq!(director.stand_in(&key(80), &real(11, 1)), Err(DirectorError::RealExists));
+    assert_eq!(director.desired(), asked);
+    assert!(director.plan(&asked).unwrap().is_empty(), "an apply leaves it where it is");
+    let standing = |director: &Director| -> Vec<_> {
+        director.services()[0].reals.iter().map(|real| (real.spec.addr, real.standby)).collect()
+    };
+    assert_eq!(standing(&director), [(addr("10.2.0.99"), true), (addr("10.2.0.11"), false)]);
+    let mut wanted = asked;
+    wanted[0].1.push(real(99, 7));
+    director.apply(&wanted).unwrap();
+    assert_eq!(standing(&director), [(addr("10.2.0.99"), false), (addr("10.2.0.11"), false)]);
+    assert_eq!(director.desired(), wanted);
+    assert_eq!(director.add_real(&key(80), &real(99, 7)), Err(DirectorError::RealExists));
 }

@@ -26,7 +26,8 @@ pub fn save(
     for service in order::sorted_services(services) {
         let (key, protocol) = key(&service.spec.key, dialect, names);
         out.push_str(&service_rule(&key, &service.spec, dialect));
-        for real in order::sorted_reals(&service.reals) {
+        let asked = order::sorted_reals(&service.reals);
+        for real in asked.into_iter().filter(|real| !real.standby) {
             let name = endpoint((real.spec.addr, real.spec.port), protocol, names);
             out.push_str(&format!("-a {key} -r {name} {}\n", real_options(&real.spec, dialect)));
         }

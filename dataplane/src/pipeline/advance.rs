@@ -16,6 +16,7 @@ use crate::{
         flag::{self, CONTROLLED, HALF_OPEN, INACTIVE, NO_OUTPUT, ONE_WAY, TEMPLATE},
         sctp,
         state::{self, Step},
+        tcp,
     },
     packet::Packet,
     verdict::{DropReason, Verdict},
@@ -135,6 +136,9 @@ impl Pipeline {
         } else {
             parsed.flags
         };
+        if protocol == protocol::TCP && flags & (tcp::SYN | tcp::RST) != 0 {
+            note_answer(cx, entry, direction, flags);
+        }
         for _ in 0..TRIES {
             let seen = entry.control();
             let next = state::transition(Step {
@@ -198,6 +202,28 @@ pub(super) fn settle(cx: &Context<'_>, ended: &Entry) {
         && let Some(template) = template_of(cx, ended)
     {
         template.release_one();
+    }
+}
+
+/// Counts whether a real server accepts its connections, where its replies pass through us: its first
+/// reply accepts or refuses, and a client that repeats its SYN has had none.
+fn note_answer(cx: &Context<'_>, entry: &Entry, direction: Direction, flags: u8) {
+    if !method(entry.control()).translates() {
+        return;
+    }
+    let replies = entry.packets(Direction::ToClient);
+    let stats = cx.stats.endpoint(entry.real());
+    match direction {
+        Direction::ToClient if replies == 1 && flags & tcp::RST != 0 => stats.failed.add(1),
+        Direction::ToClient if replies == 1 => stats.accepted.add(1),
+        Direction::ToReal
+            if replies == 0
+                && flags & (tcp::SYN | tcp::RST) == tcp::SYN
+                && entry.packets(Direction::ToReal) == 2 =>
+        {
+            stats.failed.add(1);
+        }
+        Direction::ToReal | Direction::ToClient => {}
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use xvs_dataplane::{
     director::spec::{
         Counters, DirectorError, FlowInfo, Hold, Rates, RealInfo, RealSpec, ServiceInfo,
-        ServiceKey, ServiceSpec, TimeoutSpec,
+        ServiceKey, ServiceSpec, Share, TimeoutSpec,
     },
     ipvsadm::{Backend, Command, Failure},
 };
@@ -70,6 +70,8 @@ fn info(spec: RealSpec) -> RealInfo {
     RealInfo {
         spec,
         hold: Hold::default(),
+        share: Share::default(),
+        standby: false,
         active: 0,
         inactive: 0,
         persistent: 0,

@@ -4,7 +4,8 @@ use proptest::prelude::*;
 use xvs_dataplane::{
     addr::{Addr, Family},
     director::spec::{
-        Counters, Hold, Rates, RealInfo, RealSpec, ServiceInfo, ServiceKey, ServiceSpec, TunnelSpec,
+        Counters, Hold, Rates, RealInfo, RealSpec, ServiceInfo, ServiceKey, ServiceSpec, Share,
+        TunnelSpec,
     },
     endpoint::Method,
     ipvsadm::{Backend as _, Dialect, Numeric, option_words, parse, parse_rules, save},
@@ -98,6 +99,8 @@ fn info() -> impl Strategy<Value = ServiceInfo> {
         let real = real(spec.key).prop_map(|spec| RealInfo {
             spec,
             hold: Hold::default(),
+            share: Share::default(),
+            standby: false,
             active: 0,
             inactive: 0,
             persistent: 0,

@@ -52,6 +52,47 @@ fn nat_rewrites_there_and_back() {
 }
 
 #[test]
+fn what_real_servers_answer_is_counted_where_replies_pass() {
+    let (client, vip, real) = ("10.9.0.7", "10.0.0.1", "10.2.0.11");
+    let mut it = Lab::with(Method::Nat, vip, &[real], 8080);
+    let answers = |it: &Lab| {
+        let key = it.director.services()[0].spec.key;
+        let id = it.director.real_endpoint(&key, (addr(real), 8080)).unwrap();
+        it.stats.answers(id)
+    };
+    let from = |it: &mut Lab, port, flags| {
+        it.pass(CLIENT, &tcp((client, port), (vip, 80), flags, b""));
+    };
+    let back = |it: &mut Lab, port, flags| {
+        it.pass(BACKEND, &tcp((real, 8080), (client, port), flags, b""));
+    };
+    // Accepted; nothing later counts again.
+    from(&mut it, 1025, "S");
+    back(&mut it, 1025, "SA");
+    back(&mut it, 1025, "SA");
+    from(&mut it, 1025, "S");
+    back(&mut it, 1025, "R");
+    assert_eq!(answers(&it), (1, 0));
+    // Refused.
+    from(&mut it, 1026, "S");
+    back(&mut it, 1026, "RA");
+    assert_eq!(answers(&it), (1, 1));
+    // Not answered: said once.
+    for _ in 0..4 {
+        from(&mut it, 1027, "S");
+    }
+    assert_eq!(answers(&it), (1, 2));
+    // By dr nobody can know.
+    let mut it = Lab::with(Method::Dr, vip, &[real], 80);
+    for _ in 0..4 {
+        from(&mut it, 1027, "S");
+    }
+    let key = it.director.services()[0].spec.key;
+    let id = it.director.real_endpoint(&key, (addr(real), 80)).unwrap();
+    assert_eq!(it.stats.answers(id), (0, 0));
+}
+
+#[test]
 fn two_packets_of_one_new_flow_in_a_burst_meet_one_flow() {
     let mut it = Lab::with(Method::Nat, "10.0.0.1", &["10.2.0.11", "10.2.0.12"], 80);
     let syn = tcp(("10.9.0.7", 1025), ("10.0.0.1", 80), "S", b"");
