@@ -6,12 +6,13 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "xvs/v1/types.proto",
     "xvs/v1/load_balancer.proto",
     "xvs/v1/diagnostics.proto",
     "xvs/v1/operations.proto",
     "xvs/v1/journal.proto",
+    "xvs/v1/health.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -28,6 +28,7 @@ use crate::{
         fleet::{Fleet, OpenError},
         publish::Surroundings,
     },
+    health::runner,
     journal::{self, Content, JournalError},
     listeners::Listeners,
     nexthop::{Hop, NextHopError, NextHops},
@@ -40,8 +41,13 @@ use crate::{
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What the health service tells about: the whole, and each service.
-const SERVICES: [&str; 4] =
-    ["", "xvs.v1.LoadBalancerService", "xvs.v1.DiagnosticsService", "xvs.v1.OperationsService"];
+const SERVICES: [&str; 5] = [
+    "",
+    "xvs.v1.LoadBalancerService",
+    "xvs.v1.DiagnosticsService",
+    "xvs.v1.OperationsService",
+    "xvs.v1.HealthCheckService",
+];
 
 /// Next hops to resolve that wait at most; the next packet to the same one asks again.
 const RESOLVE_MAX: usize = 1024;
@@ -171,6 +177,8 @@ pub async fn run(sources: Sources, config: Config) -> Result<(), DaemonError> {
     if let Err(error) = fleet.engine.settled().await {
         tracing::warn!("{error}");
     }
+    let checks = runner::start(Arc::clone(&fleet.engine), None, stopped.clone())
+        .map_err(|source| DaemonError::System { what: "cannot start a thread", source })?;
     let (health, routes) = server::routes(&fleet.engine);
     let service = server::Service { routes, access: Arc::clone(&listeners.access) };
     let mut tasks = JoinSet::new();
@@ -209,12 +217,21 @@ pub async fn run(sources: Sources, config: Config) -> Result<(), DaemonError> {
         tracing::debug!("some clients stayed to the end");
     }
     watcher.abort();
+    join(checks).await;
     match publisher.await {
         Ok(mut fleet) => fleet.stop(),
         Err(error) => tracing::error!("the publisher failed: {error}"),
     }
     drop(listeners.unix);
     outcome
+}
+
+/// Waits for the thread of health checks, which stops when it is told to.
+async fn join(thread: thread::JoinHandle<()>) {
+    let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+    if !matches!(joined, Ok(Ok(()))) {
+        tracing::error!("the thread of health checks failed");
+    }
 }
 
 /// An engine and its fleet, not yet started.

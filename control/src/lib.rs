@@ -14,6 +14,7 @@ pub mod devices;
 pub mod engine;
 pub mod estimator;
 pub mod field;
+pub mod health;
 pub mod journal;
 mod listeners;
 pub mod nexthop;

@@ -56,8 +56,8 @@ pub fn follow(
     }
     let services = director.services().into_iter().map(asked).collect();
     let (settings, mark_rules) = (before.settings.clone(), before.mark_rules.clone());
-    let locals = before.locals.clone();
-    Ok(Desired { services, timeouts, settings, mark_rules, locals })
+    let (locals, policies) = (before.locals.clone(), before.policies.clone());
+    Ok(Desired { services, timeouts, settings, mark_rules, locals, policies })
 }
 
 fn perform(

@@ -138,7 +138,7 @@ impl fmt::Display for ServiceName<'_> {
 }
 
 /// What names a real server within its service; written `10.2.0.11:80`, `[fd02::11]:80`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RealName {
     /// Its address.
     pub addr: Addr,

@@ -84,3 +84,40 @@ fn every_field_arrives() {
     assert!(service.one_packet && service.netmask == 128);
     assert_eq!(reals[0].method, Method::Ipip);
 }
+
+#[test]
+fn every_field_of_a_health_policy_arrives() {
+    use std::time::Duration;
+    use xvs_control::health::policy::{Kind, OnDown};
+    let path = fixtures("valid").into_iter().find(|path| path.ends_with("everything.toml"));
+    let desired = Config::load(&path.unwrap()).unwrap().desired;
+    let policies = desired.policies.unwrap();
+    let of = |at: usize| &policies[&desired.services[at].0.key];
+    assert_eq!(policies.len(), 2);
+    let policy = of(1);
+    assert!(policy.start_down && policy.on_down == OnDown::Remove);
+    assert_eq!(policy.slow_start, Duration::from_secs(60));
+    assert_eq!((policy.quorum, policy.hysteresis, policy.panic_percent), (3, 1, 0));
+    assert_eq!(policy.sorry.unwrap().port, 8443);
+    let passive = policy.passive.unwrap();
+    assert_eq!((passive.failures, passive.hold), (3, Duration::from_secs(30)));
+    let kinds: Vec<_> = policy.checks.iter().map(|check| check.kind.name()).collect();
+    assert_eq!(kinds, ["tcp", "https", "grpc", "icmp", "agent", "script"]);
+    assert!(policy.checks[0].through && !policy.checks[1].through);
+    let check = &policy.checks[1];
+    assert_eq!((check.port, check.jitter_percent, check.rise, check.fall), (Some(8443), 20, 3, 2));
+    assert_eq!((check.interval.as_secs(), check.timeout.as_secs()), (5, 2));
+    let Kind::Http(http) = &check.kind else { panic!("{check:?}") };
+    assert_eq!((http.path.as_str(), http.host.as_str()), ("/healthz", "shop.example"));
+    assert_eq!(
+        (http.status.as_slice(), http.body.as_str()),
+        (&[(200, 200), (204, 206)][..], "all well")
+    );
+    assert_eq!(
+        (policy.checks[4].rise, policy.checks[4].fall),
+        (1, 1),
+        "an agent is believed at once"
+    );
+    let policy = of(2);
+    assert_eq!((policy.panic_percent, policy.on_down, policy.quorum), (50, OnDown::Inhibit, 1));
+}

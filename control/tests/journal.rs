@@ -81,6 +81,7 @@ fn key(port: u32) -> v1::ServiceKey {
 /// The state with this number: how many services there are, and the weight of their real servers.
 fn state(number: u32) -> v1::ApplyRequest {
     let entry = |port| v1::ServiceEntry {
+        health: None,
         service: Some(v1::Service { key: Some(key(port)), ..v1::Service::default() }),
         real_servers: vec![v1::RealServer {
             address: "10.2.0.11".to_owned(),
@@ -197,6 +198,7 @@ async fn a_thousand_services_of_twenty_servers_are_one_apply() {
     let mut client = daemon.client().await;
     let real = |host| v1::RealServer { address: format!("10.2.0.{host}"), ..Default::default() };
     let entry = |port| v1::ServiceEntry {
+        health: None,
         service: Some(v1::Service { key: Some(key(port)), ..v1::Service::default() }),
         real_servers: (1..=20).map(real).collect(),
     };

@@ -24,8 +24,8 @@ use crate::{proto::DESCRIPTORS, rpc::status};
 /// Octets of the head of a message: compressed or not, and its length.
 const MESSAGE_HEAD: usize = 5;
 
-type Request = tonic::codegen::http::Request<Body>;
-type Response = tonic::codegen::http::Response<Body>;
+type Request = http::Request<Body>;
+type Response = http::Response<Body>;
 
 /// Puts a guard before a service.
 #[derive(Clone, Debug)]

@@ -44,7 +44,7 @@ impl Role {
 }
 
 /// Methods that change nothing.
-const READING: [&str; 17] = [
+const READING: [&str; 18] = [
     "GetInfo",
     "GetStatistics",
     "ListServices",
@@ -57,6 +57,7 @@ const READING: [&str; 17] = [
     "ListDrains",
     "Explain",
     "Plan",
+    "ListHealth",
     "CountFlows",
     "Watch",
     "WatchStatistics",

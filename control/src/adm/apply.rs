@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::{Config, Desired},
-    convert::{answer, marks},
+    convert::{answer, health, marks},
     proto::v1,
     rules,
 };
@@ -32,6 +32,7 @@ pub(super) fn request(
     let entry = |(spec, reals): &(ServiceSpec, Vec<RealSpec>)| v1::ServiceEntry {
         service: Some(answer::service(spec)),
         real_servers: reals.iter().map(answer::real_server).collect(),
+        health: desired.policies.as_ref().and_then(|all| all.get(&spec.key)).map(health::write),
     };
     let setting = |(name, value): &(String, u32)| v1::Setting {
         name: name.clone(),
@@ -48,6 +49,8 @@ pub(super) fn request(
         expected_generation,
         validate_only,
         local_pool: desired.locals.as_ref().map(answer::local_pool),
+        // Rules cannot speak of health checks.
+        keep_health_policies: desired.policies.is_none(),
     })
 }
 

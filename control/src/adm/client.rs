@@ -20,6 +20,7 @@ use crate::{
     field::FieldError,
     proto::v1::{
         self, diagnostics_service_client::DiagnosticsServiceClient,
+        health_check_service_client::HealthCheckServiceClient,
         load_balancer_service_client::LoadBalancerServiceClient,
         operations_service_client::OperationsServiceClient,
     },
@@ -51,6 +52,7 @@ pub(super) struct Client<'a> {
 
 type Balancer = LoadBalancerServiceClient<Channel>;
 type Diagnostics = DiagnosticsServiceClient<Channel>;
+type Checks = HealthCheckServiceClient<Channel>;
 type Operations = OperationsServiceClient<Channel>;
 
 impl<'a> Client<'a> {
@@ -110,6 +112,15 @@ impl<'a> Client<'a> {
         ask: impl AsyncFnOnce(&mut Diagnostics) -> Result<Response<T>, Status>,
     ) -> Result<T, Failure> {
         let mut client = Diagnostics::new(self.channel()?);
+        self.wait(ask(&mut client))
+    }
+
+    /// Asks for something about health checks.
+    pub(super) fn examine<T>(
+        &mut self,
+        ask: impl AsyncFnOnce(&mut Checks) -> Result<Response<T>, Status>,
+    ) -> Result<T, Failure> {
+        let mut client = Checks::new(self.channel()?).max_decoding_message_size(MESSAGE_OCTETS_MAX);
         self.wait(ask(&mut client))
     }
 

@@ -11,6 +11,7 @@ mod apply;
 mod client;
 mod completion;
 pub(crate) mod explain;
+mod health;
 mod import;
 mod local;
 mod mark;

@@ -350,6 +350,21 @@ fn event(message: &v1::WatchResponse, bold: bool) -> String {
             };
             vec![format!("worker {} {what}, {} restarts{why}", event.worker, event.restarts)]
         }
+        Some(Event::Health(event)) => {
+            use v1::health_event::Kind;
+            let what = match event.kind() {
+                Kind::Up => "is up",
+                Kind::Down => "is down",
+                Kind::QuorumReached => "has its quorum",
+                Kind::QuorumLost => "lost its quorum",
+                Kind::PanicBegan => "uses all real servers",
+                Kind::PanicEnded => "uses only what is up",
+                Kind::Unspecified => "?",
+            };
+            let real = event.real_server.as_ref();
+            let real = real.map_or_else(String::new, |real| format!("{} of ", named(real)));
+            vec![format!("{real}{} {what}: {}", service(event.service.as_ref()), event.note)]
+        }
         // Of a newer daemon.
         None => vec!["?".to_owned()],
     };

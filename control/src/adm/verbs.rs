@@ -13,6 +13,7 @@ use super::{
     client::Client,
     completion::{self, Shell},
     explain::{self, ExplainArgs},
+    health,
     import::{self, Origin},
     local,
     mark::{self, Mark},
@@ -30,7 +31,7 @@ use crate::{
 const TICKS_PER_S: u32 = 100;
 
 /// The verbs, for those who look for one.
-const VERBS: [&str; 18] = [
+const VERBS: [&str; 19] = [
     "info",
     "get",
     "stats",
@@ -38,6 +39,7 @@ const VERBS: [&str; 18] = [
     "flows",
     "drain",
     "watch",
+    "health",
     "explain",
     "apply",
     "import",
@@ -82,8 +84,12 @@ enum Verb {
     /// until they end or the deadline comes. Shows the progress; ending this command does not end
     /// the drain.
     Drain(DrainArgs),
-    /// Shows what is, and then what happens: changes, drains, thresholds, failures of workers.
+    /// Shows what is, and then what happens: changes, drains, health, thresholds, failures of
+    /// workers.
     Watch,
+    /// Shows which real servers are up, since when, how much of their weight counts, and what their
+    /// checks found last.
+    Health,
     /// Says what would become of a packet and why, by a dry run of the code that forwards.
     Explain(ExplainArgs),
     /// Makes the services of a file the present ones: all of it or nothing, in one step. What is
@@ -226,6 +232,7 @@ fn execute(line: Line, client: &mut Client<'_>, print: &dyn Fn(&str)) -> Result<
         Verb::Flows(flows) => operate::flows(&flows, output, client, print),
         Verb::Drain(drain) => operate::drain(&drain, output, client, print),
         Verb::Watch => operate::watch(output, client, print),
+        Verb::Health => health::health(output, client),
         Verb::Explain(explain) => explain::explain(&explain, output, client),
         Verb::Apply { file, plan, expect } => {
             let request = apply::request(&file, plan, expect)?;

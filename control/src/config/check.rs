@@ -68,6 +68,7 @@ pub(super) fn config(file: file::File) -> Result<Config> {
         timeouts: timeouts(&file.timeouts)?,
         settings: settings(&file)?,
         mark_rules: Some(each("mark", &file.mark, mark_rule)?),
+        policies: Some(super::health::policies(&file.service)?),
     };
     Ok(Config {
         daemon: daemon(&file.daemon)?,
@@ -323,7 +324,7 @@ fn client_address(way: Option<&str>) -> Result<ClientAddress> {
     })
 }
 
-fn service_key(file: &file::Service) -> Result<ServiceKey> {
+pub(super) fn service_key(file: &file::Service) -> Result<ServiceKey> {
     let Some(mark) = file.mark else {
         if file.family.is_some() {
             return Err(FieldError::new("family", "goes with mark, not with address"));
@@ -371,7 +372,7 @@ fn flags(names: &[String]) -> Result<SchedFlags> {
     Ok(flags)
 }
 
-fn real(file: &file::Real, service: &ServiceKey) -> Result<RealSpec> {
+pub(super) fn real(file: &file::Real, service: &ServiceKey) -> Result<RealSpec> {
     let port = match (file.port, service) {
         (Some(port), _) => within("port", port, 0, u16::MAX)?,
         (None, ServiceKey::Address { port, .. }) => *port,
@@ -409,7 +410,7 @@ fn or(path: &str, value: Option<i64>, default: u32, least: u32, greatest: u32) -
 }
 
 /// The value in its own type if it is within its bounds.
-fn within<T>(path: &str, value: i64, least: T, greatest: T) -> Result<T>
+pub(super) fn within<T>(path: &str, value: i64, least: T, greatest: T) -> Result<T>
 where
     T: TryFrom<i64> + PartialOrd + Display,
 {

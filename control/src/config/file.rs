@@ -213,6 +213,106 @@ pub(super) struct Service {
     /// Its real servers.
     #[serde(default)]
     pub(super) real: Vec<Real>,
+    /// How they are checked. Unless given, not at all.
+    pub(super) health: Option<Health>,
+}
+
+/// `[service.health]`: how the real servers are checked, and what follows.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Health {
+    /// A real server is up while every one of them passes; at most 8.
+    pub(super) check: Vec<Check>,
+    /// Real servers are down until they were found up; otherwise up until found down.
+    pub(super) start_down: bool,
+    /// What becomes of a real server that is down: inhibit (weight 0, it keeps its flows) or remove (it
+    /// counts as removed). Unless given, inhibit.
+    pub(super) on_down: Option<String>,
+    /// How long the weight of a real server that came up takes to grow to its whole. A weight of 1 has
+    /// no parts. Unless given, 0.
+    #[schemars(range(min = 0, max = 3600))]
+    pub(super) slow_start_seconds: Option<i64>,
+    /// The service stands while the real servers that are up weigh at least so much together. Unless
+    /// given, 1.
+    #[schemars(range(min = 1, max = 4_294_967_295_u32))]
+    pub(super) quorum: Option<i64>,
+    /// So much below the quorum the service falls, so much above it stands again. Unless given, 0.
+    #[schemars(range(min = 0, max = 4_294_967_295_u32))]
+    pub(super) quorum_hysteresis: Option<i64>,
+    /// With fewer percent of the real servers up all are used. Unless given, 0: never.
+    #[schemars(range(min = 0, max = 100))]
+    pub(super) panic_percent: Option<i64>,
+    /// Who gets the new flows while the quorum is lost.
+    pub(super) sorry: Option<Real>,
+    /// What flows tell about real servers of nat and fullnat. Unless given, nothing.
+    pub(super) passive: Option<Passive>,
+}
+
+/// `[service.health.passive]`: a real server whose connections are not accepted is down for a while.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Passive {
+    /// So many TCP connections refused or not answered, with none accepted between. Unless given, 5.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(super) failures: Option<i64>,
+    /// For so long at first; twice as long each time that it fails again soon after. Unless given, 10.
+    #[schemars(range(min = 1, max = 3600))]
+    pub(super) hold_seconds: Option<i64>,
+}
+
+/// `[[service.health.check]]`: one check of each real server.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Check {
+    /// tcp, http, https, grpc, icmp, udp, dns, script or agent.
+    pub(super) kind: String,
+    /// To which port. Unless given, the real server's, or the service's if that has none.
+    #[schemars(range(min = 1, max = 65_535))]
+    pub(super) port: Option<i64>,
+    /// Through the forwarding path: to the VIP on the real server, as clients' packets travel by dr and
+    /// the tunnels. For tcp, http, https, grpc and agent.
+    #[serde(default)]
+    pub(super) through: bool,
+    /// From the beginning of one probe to that of the next. Unless given, 2000.
+    #[schemars(range(min = 100, max = 3_600_000))]
+    pub(super) interval_milliseconds: Option<i64>,
+    /// A probe that takes longer has failed. Unless given, 1000.
+    #[schemars(range(min = 10, max = 60_000))]
+    pub(super) timeout_milliseconds: Option<i64>,
+    /// By how much the interval varies at most. Unless given, 10.
+    #[schemars(range(min = 0, max = 50))]
+    pub(super) jitter_percent: Option<i64>,
+    /// So many probes must pass one after the other to bring it up. Unless given, 2; of an agent 1.
+    #[schemars(range(min = 1, max = 100))]
+    pub(super) rise: Option<i64>,
+    /// So many must fail one after the other to take it down. Unless given, 3; of an agent 1.
+    #[schemars(range(min = 1, max = 100))]
+    pub(super) fall: Option<i64>,
+    /// http, https: what is asked for. Unless given, /.
+    pub(super) path: Option<String>,
+    /// http, https: the header Host, and the name that TLS asks for. Unless given, the address.
+    pub(super) host: Option<String>,
+    /// http, https: good answers, as 200 or 200-299. Unless given, 200-399.
+    #[serde(default)]
+    pub(super) status: Vec<String>,
+    /// http, https: what the first 65536 octets of the body must contain. Unless given, anything.
+    pub(super) body: Option<String>,
+    /// https, grpc over TLS: PEM file of the authorities that may have signed the certificate; any: any
+    /// certificate will do.
+    pub(super) authority: Option<String>,
+    /// grpc: the service asked about. Unless given, the server as a whole.
+    pub(super) service: Option<String>,
+    /// udp: what is sent. Unless given, an empty datagram.
+    pub(super) send: Option<String>,
+    /// udp: what an answer must contain. Unless given, no answer is needed, but an ICMP error fails.
+    pub(super) expect: Option<String>,
+    /// dns: the name that is asked for.
+    pub(super) name: Option<String>,
+    /// dns: A, AAAA, SOA, NS, MX, TXT, CNAME, SRV or PTR. Unless given, A.
+    pub(super) record: Option<String>,
+    /// script: the program, an absolute path, and its arguments; it passes by ending with 0.
+    #[serde(default)]
+    pub(super) command: Vec<String>,
 }
 
 /// `[[service.real]]`.

@@ -6,6 +6,7 @@
 
 mod check;
 mod file;
+mod health;
 mod ipvs;
 mod schema;
 
@@ -22,6 +23,7 @@ pub(crate) use self::ipvs::scratch;
 pub use self::schema::schema;
 use crate::{
     access::Grant,
+    engine::health::Policies,
     field::{self, FieldError},
 };
 
@@ -157,6 +159,9 @@ pub struct Desired {
     pub settings: Vec<(String, u32)>,
     /// The rules that give packets their firewall marks, first to last; `None` leaves them.
     pub mark_rules: Option<Vec<MarkRule>>,
+    /// How the real servers of services are checked, those of others not at all; `None` leaves
+    /// that as it is.
+    pub policies: Option<Policies>,
 }
 
 /// Why a configuration was refused. One line each.

@@ -97,6 +97,23 @@ mod tests {
                 "[[service]]\nmark = 1\n[[service.real]]\naddress = \"10.0.0.2\"\n\
                  method = \"gue\"\ntunnel = {{ {field} = {value} }}\n"
             ),
+            "Health" | "Passive" | "Check" => {
+                let policy = match table {
+                    "Health" => {
+                        let quorum =
+                            if field == "quorum_hysteresis" { "quorum = 4294967295\n" } else { "" };
+                        format!(
+                            "[service.health]\n{quorum}{given}[[service.health.check]]\nkind = \"tcp\"\n"
+                        )
+                    }
+                    "Passive" => format!("[service.health.passive]\n{given}"),
+                    _ => format!("[[service.health.check]]\nkind = \"tcp\"\n{given}"),
+                };
+                let port = if field == "port" { "" } else { "port = 80\n" };
+                format!(
+                    "[[service]]\nmark = 1\n[[service.real]]\naddress = \"10.0.0.2\"\n{port}method = \"nat\"\n{policy}"
+                )
+            }
             other => panic!("no example of a table {other}: add one"),
         }
     }

@@ -87,6 +87,9 @@ fn real_server_status(info: &RealInfo) -> v1::RealServerStatus {
         rates: Some(rates(&info.rates)),
         held: info.hold.weight,
         templates_held: info.hold.templates,
+        share_percent: Some(info.share.percent),
+        absent: !info.share.present,
+        sorry_server: info.standby,
     }
 }
 

@@ -6,6 +6,7 @@
 //! never leaves a reader to know a default.
 
 pub mod answer;
+pub mod health;
 pub mod marks;
 pub mod operations;
 pub mod request;
@@ -16,7 +17,7 @@ mod tests {
         addr::{Addr, Family},
         director::spec::{
             ClientAddress, Counters, Hold, Rates, RealInfo, RealSpec, ServiceInfo, ServiceKey,
-            ServiceSpec, TunnelSpec,
+            ServiceSpec, Share, TunnelSpec,
         },
         sched::SchedFlags,
     };
@@ -114,12 +115,21 @@ mod tests {
             in_bps,
             out_bps,
         });
-        let real = (real(), any::<[bool; 2]>(), any::<[u32; 3]>(), counters.clone(), rates.clone());
+        let real =
+            (real(), any::<([bool; 4], u8)>(), any::<[u32; 3]>(), counters.clone(), rates.clone());
         let real = real.prop_map(
-            |(spec, [weight, templates], [active, inactive, persistent], counters, rates)| {
+            |(
+                spec,
+                ([weight, templates, present, standby], percent),
+                [active, inactive, persistent],
+                counters,
+                rates,
+            )| {
                 RealInfo {
                     spec,
                     hold: Hold { weight, templates },
+                    share: Share { percent: u32::from(percent % 101), templates: true, present },
+                    standby,
                     active,
                     inactive,
                     persistent,

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{answer, request};
+use super::{answer, health, request};
 use crate::{
     engine::{
         apply::{Change, ChangeKind},
@@ -142,6 +142,7 @@ pub fn happened(happened: &Arc<Happened>) -> v1::WatchResponse {
             })
         }
         Event::Drain(told) => Told::Drain(drain(told)),
+        Event::Health(finding) => Told::Health(health::event(finding)),
         Event::Overload { key, real, overloaded, flows } => Told::Overload(v1::OverloadEvent {
             service: Some(answer::service_key(key)),
             real_server: Some(answer::real_server_key(real.addr, real.port)),

@@ -9,7 +9,7 @@ use dataplane::{
     addr::{Addr, Family},
     director::spec::{
         ClientAddress, Counters, Hold, LocalPool, Rates, RealInfo, RealSpec, ServiceInfo,
-        ServiceKey, ServiceSpec, TimeoutSpec, TunnelSpec,
+        ServiceKey, ServiceSpec, Share, TimeoutSpec, TunnelSpec,
     },
     endpoint::Method,
     sched::SchedFlags,
@@ -302,6 +302,12 @@ fn real_info(message: &v1::RealServerStatus, service: &ServiceKey) -> Result<Rea
     Ok(RealInfo {
         spec: real_spec(spec, service).map_err(|error| error.within("real_server"))?,
         hold: Hold { weight: message.held, templates: message.templates_held },
+        share: Share {
+            percent: message.share_percent.unwrap_or(100),
+            templates: true,
+            present: !message.absent,
+        },
+        standby: message.sorry_server,
         active: message.active_flows,
         inactive: message.inactive_flows,
         persistent: message.persistent_templates,
@@ -393,7 +399,11 @@ mod tests {
         let service =
             v1::Service { key: Some(v1::ServiceKey { key: Some(key) }), ..v1::Service::default() };
         let real = v1::RealServer { address: "10.2.0.11".to_owned(), ..v1::RealServer::default() };
-        v1::ServiceEntry { service: Some(service), real_servers: vec![real.clone(), real] }
+        v1::ServiceEntry {
+            service: Some(service),
+            real_servers: vec![real.clone(), real],
+            health: None,
+        }
     }
 
     #[test]

@@ -8,9 +8,11 @@ use dataplane::director::{
     spec::{DirectorError, LocalPool, MarkRule, ServiceKey, TimeoutSpec},
 };
 
-use super::{EngineError, State};
+use super::{EngineError, State, health::Policies};
 use crate::{
     config::Desired,
+    convert::health,
+    field::FieldError,
     words::{RealName, ServiceName},
 };
 
@@ -32,6 +34,14 @@ pub enum ApplyRefused {
         name: String,
         /// The fault.
         error: DirectorError,
+    },
+    /// In the policy of health checks of the service at this place of the list.
+    #[error("services[{at}].{error}")]
+    Policy {
+        /// Its place in [`Desired::services`].
+        at: usize,
+        /// The fault.
+        error: FieldError,
     },
     /// In the rule of marks at this place of the list.
     #[error("mark_rules[{at}]: {error}")]
@@ -80,7 +90,7 @@ impl State {
     ) -> Result<Vec<Change>, EngineError> {
         let present = self.director.generation();
         match expected {
-            Some(expected) if expected != present => {
+            Some(expected) if !(self.configured..=present).contains(&expected) => {
                 return Err(EngineError::Generation { expected, present });
             }
             _ => {}
@@ -91,6 +101,7 @@ impl State {
         changes.extend(mark_rules(&self.director, desired)?);
         let plan = self.director.plan(&desired.services).map_err(ApplyRefused::from)?;
         changes.extend(described(&plan));
+        changes.extend(policies(&self.policies, desired)?);
         Ok(changes)
     }
 
@@ -106,9 +117,10 @@ impl State {
         expected: Option<u64>,
     ) -> Result<Vec<Change>, EngineError> {
         let changes = self.plan(desired, expected)?;
-        let director = &mut self.director;
         let checked = "the plan was checked against this very state";
-        director.apply(&desired.services).expect(checked);
+        let applied = self.director.apply(&desired.services).expect(checked);
+        self.apply_policies(desired, &applied);
+        let director = &mut self.director;
         if let Some(pool) = desired.locals.as_ref().filter(|pool| *pool != director.locals()) {
             director.set_locals(pool).expect(checked);
         }
@@ -132,6 +144,60 @@ impl State {
             self.rates.begin(&service);
         }
         Ok(changes)
+    }
+}
+
+impl State {
+    /// Makes the policies of health checks those of `desired`, which were checked.
+    fn apply_policies(&mut self, desired: &Desired, applied: &Applied) {
+        let wanted = desired.policies.clone().unwrap_or_else(|| self.policies.clone());
+        let before = std::mem::replace(&mut self.policies, wanted);
+        for (key, addr, port) in &applied.reals_added {
+            self.shade(key, (*addr, *port));
+        }
+        for (spec, _) in &desired.services {
+            if before.get(&spec.key) != self.policies.get(&spec.key) {
+                self.policies_edited(&spec.key);
+            }
+        }
+    }
+}
+
+/// What would change in the health checks.
+fn policies(present: &Policies, desired: &Desired) -> Result<Vec<Change>, ApplyRefused> {
+    let mut changes = Vec::new();
+    for (at, (spec, reals)) in desired.services.iter().enumerate() {
+        let wanted = desired.policies.as_ref().unwrap_or(present).get(&spec.key);
+        if let Some(policy) = wanted {
+            let sound = policy.check(&spec.key, reals);
+            sound.map_err(|error| ApplyRefused::Policy {
+                at,
+                error: health::in_message(policy, &error).within("health"),
+            })?;
+        }
+        if present.get(&spec.key) != wanted {
+            changes.push(changed_policy(
+                &spec.key,
+                present.contains_key(&spec.key),
+                wanted.is_some(),
+            ));
+        }
+    }
+    Ok(changes)
+}
+
+/// Other health checks of a service.
+pub(super) fn changed_policy(key: &ServiceKey, was: bool, is: bool) -> Change {
+    let (kind, verb) = match (was, is) {
+        (false, _) => (ChangeKind::Created, "add"),
+        (true, true) => (ChangeKind::Updated, "edit"),
+        (true, false) => (ChangeKind::Deleted, "delete"),
+    };
+    Change {
+        kind,
+        service: Some(*key),
+        real: None,
+        description: format!("{verb} health checks of {}", ServiceName(key)),
     }
 }
 

@@ -15,12 +15,13 @@ use tokio::sync::broadcast;
 use super::{
     Engine, State,
     apply::{
-        Change, changed_locals, changed_mark_rules, changed_setting, changed_timeouts, described,
+        Change, changed_locals, changed_mark_rules, changed_policy, changed_setting,
+        changed_timeouts, described,
     },
     drain::Drain,
     report::Report,
 };
-use crate::{config::Desired, words::RealName};
+use crate::{config::Desired, health::board::Finding, words::RealName};
 
 /// Events that a watcher may lag behind; what comes then pushes out the oldest.
 const WAITING: usize = 1024;
@@ -37,6 +38,8 @@ pub enum Event {
     },
     /// A drain began, went on or ended.
     Drain(Drain),
+    /// A health check found something.
+    Health(Finding),
     /// A real server crossed a threshold.
     Overload {
         /// The service.
@@ -166,6 +169,7 @@ impl State {
             settings: settings.iter().map(|&(name, value)| (name.to_owned(), value)).collect(),
             mark_rules: Some(self.director.mark_rules().to_vec()),
             locals: Some(self.director.locals().clone()),
+            policies: Some(self.policies.clone()),
         }
     }
 }
@@ -226,6 +230,13 @@ fn differences(before: &Desired, now: &Desired) -> Vec<Change> {
     }
     applied.reals_deleted.sort_unstable();
     changes.extend(described(&applied));
+    let policy = |desired: &Desired, key| desired.policies.as_ref()?.get(key).cloned();
+    for key in now.services.iter().map(|(spec, _)| &spec.key) {
+        let (was, is) = (policy(before, key), policy(now, key));
+        if was != is {
+            changes.push(changed_policy(key, was.is_some(), is.is_some()));
+        }
+    }
     changes
 }
 

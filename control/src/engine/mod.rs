@@ -10,6 +10,7 @@ pub mod drain;
 pub mod events;
 pub mod fleet;
 pub mod flows;
+pub mod health;
 pub mod publish;
 pub mod rates;
 pub mod report;
@@ -35,7 +36,11 @@ use dataplane::{
 };
 use tokio::sync::{Notify, watch};
 
-use crate::journal::{Content, Held, Journal, Written};
+use crate::{
+    field::FieldError,
+    health::board::Board,
+    journal::{Content, Held, Journal, Written},
+};
 
 use self::{
     apply::ApplyRefused,
@@ -66,6 +71,10 @@ pub struct Engine {
     table: Arc<FlowTable>,
     /// Ends flows before their time.
     evictor: Mutex<Evictor>,
+    /// What health checks know.
+    board: Mutex<Board>,
+    /// Rung after each change, for health checks.
+    policies_changed: Notify,
     /// What happens, told.
     events: Events,
     info: Info,
@@ -87,6 +96,11 @@ pub struct State {
     drains: Vec<Drain>,
     /// Where every change is written before it is answered, if asked for.
     journal: Option<Journal>,
+    /// How the real servers of services are checked.
+    policies: health::Policies,
+    /// The generation of the last change that somebody asked for; later ones are the network's and
+    /// the health checks'.
+    configured: u64,
 }
 
 /// Why a request was not carried out.
@@ -98,6 +112,10 @@ pub enum EngineError {
     /// A whole configuration was refused. Nothing was changed.
     #[error(transparent)]
     Apply(#[from] ApplyRefused),
+    /// A policy of health checks makes no sense; the field by its path in the policy. Nothing was
+    /// changed.
+    #[error("{0}")]
+    Policy(FieldError),
     /// Somebody else changed something meanwhile. Nothing was changed.
     #[error(
         "the configuration is of generation {present}, not {expected}: somebody else changed it"
@@ -145,6 +163,8 @@ impl Engine {
             zero: Counters::default(),
             drains: Vec::new(),
             journal: None,
+            policies: health::Policies::new(),
+            configured: 0,
         };
         let endpoints = Arc::clone(state.director.endpoints());
         let seed = SystemClock.nanos();
@@ -157,6 +177,8 @@ impl Engine {
             stats,
             info: Info::new(&table),
             evictor: Mutex::new(evictor),
+            board: Mutex::new(Board::new(seed)),
+            policies_changed: Notify::new(),
             events: Events::default(),
             table,
             report: watch::Sender::new(Report::default()),
@@ -181,10 +203,16 @@ impl Engine {
     ) -> Result<(u64, T), EngineError> {
         let (generation, value, noted) = {
             let mut state = self.lock();
+            let before = state.director.generation();
             let value = edit(&mut state).map_err(Into::into)?;
+            if state.director.generation() != before {
+                state.prune_policies();
+                state.configured = state.director.generation();
+            }
             (state.director.generation(), value, state.note())
         };
         self.changed.notify_one();
+        self.policies_changed.notify_one();
         self.reached(generation).await?;
         if let Some((number, written)) = noted {
             on_disk(number, written).await?;
@@ -354,6 +382,7 @@ impl State {
     /// As [`Director::add_real`].
     pub fn add_real(&mut self, key: &ServiceKey, spec: &RealSpec) -> Result<(), DirectorError> {
         self.director.add_real(key, spec)?;
+        self.shade(key, (spec.addr, spec.port));
         self.begin_rates(key)
     }
 

@@ -7,8 +7,9 @@ use prost::Message as _;
 
 use crate::{
     config::Desired,
-    convert::{answer, marks, operations, request},
+    convert::{answer, health, marks, operations, request},
     field::FieldError,
+    health::policy::Policy,
     proto::v1,
     words::RealName,
 };
@@ -43,11 +44,15 @@ impl Content {
     /// A record that says what differs from `before`.
     pub(super) fn after(&self, before: &Self, base: u64) -> v1::JournalRecord {
         let old: HashMap<_, _> = before.desired.services.iter().map(|s| (s.0.key, s)).collect();
-        let differs =
-            |service: &&_| old.get(&key_of(service)).is_none_or(|before| before != service);
-        let entry = |(spec, reals): &(_, Vec<_>)| v1::ServiceEntry {
-            service: Some(answer::service(spec)),
-            real_servers: reals.iter().map(answer::real_server).collect(),
+        let differs = |service: &&_| {
+            let key = key_of(service);
+            old.get(&key).is_none_or(|before| before != service)
+                || self.policy(&key) != before.policy(&key)
+        };
+        let entry = |service: &(_, Vec<_>)| v1::ServiceEntry {
+            service: Some(answer::service(&service.0)),
+            real_servers: service.1.iter().map(answer::real_server).collect(),
+            health: self.policy(&key_of(service)).map(health::write),
         };
         let left: HashSet<_> = self.desired.services.iter().map(key_of).collect();
         let gone = before.desired.services.iter().map(key_of).filter(|key| !left.contains(key));
@@ -70,6 +75,11 @@ impl Content {
         }
     }
 
+    /// How a service's real servers are checked.
+    fn policy(&self, key: &ServiceKey) -> Option<&Policy> {
+        self.desired.policies.as_ref()?.get(key)
+    }
+
     /// Tells one state from another: a checksum, not a secret.
     pub fn sum(&self) -> u64 {
         let octets = self.whole(0).encode_to_vec();
@@ -84,6 +94,16 @@ impl Content {
         let mut gone = HashSet::new();
         for key in &record.deleted {
             gone.insert(request::service_key(key)?);
+        }
+        let policies = self.desired.policies.get_or_insert_default();
+        policies.retain(|key, _| !gone.contains(key));
+        for entry in &record.services {
+            let key = entry.service.as_ref().and_then(|service| service.key.as_ref());
+            let key = request::service_key(key.ok_or_else(|| FieldError::missing("key"))?)?;
+            match &entry.health {
+                Some(policy) => policies.insert(key, health::read(policy, &key)?),
+                None => policies.remove(&key),
+            };
         }
         let services = &mut self.desired.services;
         services.retain(|service| !gone.contains(&key_of(service)));

@@ -9,7 +9,7 @@ use super::status::{malformed, real_server_field, refused, service_field};
 use crate::{
     config::Desired,
     convert::{
-        answer, marks, operations,
+        answer, health, marks, operations,
         request::{self, each},
     },
     engine::{Engine, EngineError},
@@ -370,6 +370,11 @@ fn desired(request: &v1::ApplyRequest) -> Result<Desired, FieldError> {
         timeouts,
         settings: each("settings", &request.settings, request::setting)?,
         mark_rules,
+        policies: if request.keep_health_policies {
+            None
+        } else {
+            Some(health::policies(&request.services)?)
+        },
     })
 }
 

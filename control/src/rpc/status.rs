@@ -54,6 +54,10 @@ pub(super) fn refused(error: &EngineError, path: impl Fn(&str) -> String) -> Sta
         EngineError::Apply(ApplyRefused::Locals(error)) => {
             director(error, &error.to_string(), |field| format!("local_pool.{field}"))
         }
+        EngineError::Apply(ApplyRefused::Policy { at, error }) => {
+            malformed(&error.clone().within(format_args!("services[{at}]")))
+        }
+        EngineError::Policy(error) => malformed(&error.clone().within("policy")),
         EngineError::Generation { present, .. } => {
             let metadata = HashMap::from([("generation".to_owned(), present.to_string())]);
             let details = ErrorDetails::with_error_info("GENERATION_MISMATCH", DOMAIN, metadata);

@@ -26,11 +26,12 @@ use crate::{
         DESCRIPTORS,
         v1::{
             diagnostics_service_server::DiagnosticsServiceServer,
+            health_check_service_server::HealthCheckServiceServer,
             load_balancer_service_server::LoadBalancerServiceServer,
             operations_service_server::OperationsServiceServer,
         },
     },
-    rpc::{Diagnostics, LoadBalancer, Operations},
+    rpc::{Diagnostics, HealthChecks, LoadBalancer, Operations},
 };
 
 /// Requests that one connection may have at a time.
@@ -76,6 +77,7 @@ pub fn routes(engine: &Arc<Engine>) -> (HealthReporter, Routes) {
         .add_service(LoadBalancerServiceServer::new(LoadBalancer::new(Arc::clone(engine))))
         .add_service(DiagnosticsServiceServer::new(Diagnostics::new(Arc::clone(engine))))
         .add_service(OperationsServiceServer::new(Operations::new(Arc::clone(engine))))
+        .add_service(HealthCheckServiceServer::new(HealthChecks::new(Arc::clone(engine))))
         .add_service(health)
         .add_service(reflection);
     (reporter, routes.routes())

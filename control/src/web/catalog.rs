@@ -12,7 +12,11 @@ use dataplane::{
     verdict::DropReason,
 };
 
-use super::view::{View, real_labels, service_labels};
+use super::view::{View, member_of, real_labels, service_labels};
+use crate::health::{
+    group::Group,
+    member::{Judge, Member},
+};
 
 /// What a metric does over time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +59,27 @@ const NONE: &[&str] = &[];
 const SERVICE: &[&str] = &["proto", "local_address", "local_port", "local_mark"];
 const REAL: &[&str] =
     &["proto", "local_address", "local_port", "local_mark", "remote_address", "remote_port"];
+const CHECK: &[&str] = &[
+    "proto",
+    "local_address",
+    "local_port",
+    "local_mark",
+    "remote_address",
+    "remote_port",
+    "check",
+    "kind",
+];
+const PROBES: &[&str] = &[
+    "proto",
+    "local_address",
+    "local_port",
+    "local_mark",
+    "remote_address",
+    "remote_port",
+    "check",
+    "kind",
+    "result",
+];
 const INTERFACE: &[&str] = &["interface"];
 const WORKER: &[&str] = &["worker"];
 
@@ -153,6 +178,41 @@ pub(super) const METRICS: &[Metric] = &[
                 }
             }
         }
+    }),
+    gauge("xvs_real_server_up", "Whether health checks find it up", REAL, |view, out| {
+        members(view, |service, real, member| {
+            real_sample(service, real, out, float(u32::from(member.up)));
+        });
+    }),
+    gauge("xvs_real_server_share", "Part of its weight that they leave", REAL, |view, out| {
+        members(view, |service, real, member| {
+            real_sample(service, real, out, float(member.told.percent) / 100.0);
+        });
+    }),
+    counter("xvs_health_probes", "Probes of health checks that ended", PROBES, |view, out| {
+        checks(view, &mut |labels, judge| {
+            let (passed, failed) = judge.probes;
+            for (result, count) in [("passed", passed), ("failed", failed)] {
+                let labels: Vec<_> = labels.iter().copied().chain([result]).collect();
+                out(&labels, float(count));
+            }
+        });
+    }),
+    gauge("xvs_health_probe_seconds", "How long the last one took", CHECK, |view, out| {
+        checks(view, &mut |labels, judge| {
+            if let Some((outcome, _)) = &judge.last {
+                out(labels, outcome.took.as_secs_f64());
+            }
+        });
+    }),
+    gauge("xvs_service_quorum", "Whether enough real servers are up", SERVICE, |view, out| {
+        groups(view, out, |group| group.quorum);
+    }),
+    gauge("xvs_service_panic", "Whether all are used, up or not", SERVICE, |view, out| {
+        groups(view, out, |group| group.panic);
+    }),
+    gauge("xvs_service_sorry", "Whether the sorry server answers", SERVICE, |view, out| {
+        groups(view, out, |group| group.sorry);
     }),
     counter("xvs_received_packets", "Packets received", INTERFACE, |view, out| {
         devices(view, out, |device| device.received.get());
@@ -331,6 +391,38 @@ fn reals(view: &View, out: &mut Sink<'_>, of: fn(&RealInfo) -> f64) {
 
 fn real_sample(service: &ServiceInfo, real: &RealInfo, out: &mut Sink<'_>, value: f64) {
     out(&real_labels(&service.spec.key, real).each_ref().map(String::as_str), value);
+}
+
+/// Every real server that is checked.
+fn members(view: &View, mut each: impl FnMut(&ServiceInfo, &RealInfo, &Member)) {
+    for service in &view.services {
+        let Some(group) = view.health.get(&service.spec.key) else { continue };
+        for real in &service.reals {
+            if let Some(member) = member_of(group, &real.spec) {
+                each(service, real, member);
+            }
+        }
+    }
+}
+
+/// Every check of every real server, with its labels.
+fn checks(view: &View, each: &mut dyn FnMut(&[&str; 8], &Judge)) {
+    members(view, |service, real, member| {
+        let of = real_labels(&service.spec.key, real);
+        let [proto, address, port, mark, remote, remote_port] = of.each_ref().map(String::as_str);
+        for (place, judge) in member.judges.iter().enumerate() {
+            let (place, kind) = (place.to_string(), judge.check.kind.name());
+            each(&[proto, address, port, mark, remote, remote_port, &place, kind], judge);
+        }
+    });
+}
+
+fn groups(view: &View, out: &mut Sink<'_>, of: fn(&Group) -> bool) {
+    for service in &view.services {
+        if let Some(group) = view.health.get(&service.spec.key) {
+            service_sample(service, out, float(u32::from(of(group))));
+        }
+    }
 }
 
 fn devices(view: &View, out: &mut Sink<'_>, of: Count) {

@@ -10,9 +10,13 @@ use dataplane::{
 };
 use serde_json::{Value, json};
 
-use super::view::View;
+use super::view::{View, member_of};
 use crate::{
     engine::Engine,
+    health::{
+        group::Group,
+        member::{Judge, Member},
+    },
     words::{self, RealName, ServiceName},
 };
 
@@ -55,6 +59,7 @@ fn service(view: &View, service: &ServiceInfo) -> Value {
         "one_packet": spec.one_packet,
         "flows": service.counters.conns,
         "rates": rates(&service.rates),
+        "health": view.health.get(&spec.key).map(group),
         "reals": service.reals.iter().map(|each| real(view, service, each)).collect::<Vec<_>>(),
     })
 }
@@ -80,6 +85,44 @@ fn real(view: &View, service: &ServiceInfo, real: &RealInfo) -> Value {
         "flows": real.counters.conns,
         "rates": rates(&real.rates),
         "drain": drain,
+        "health": view.health.get(&service.spec.key).and_then(|group| member_of(group, spec)).map(member),
+        "sorry": real.standby,
+        "seen_weight": real.weight(),
+    })
+}
+
+/// What health checks know of a service.
+fn group(group: &Group) -> Value {
+    let (_, up, all) = group.strength();
+    json!({
+        "up": up,
+        "all": all,
+        "quorum": group.quorum,
+        "panic": group.panic,
+        "sorry": group.sorry,
+    })
+}
+
+/// What they know of a real server.
+fn member(member: &Member) -> Value {
+    let since = SystemTime::now().duration_since(member.since).unwrap_or_default();
+    let check = |judge: &Judge| {
+        let last = judge.last.as_ref().map(|(outcome, _)| outcome);
+        json!({
+            "kind": judge.check.kind.name(),
+            "through": judge.check.through,
+            "up": judge.up,
+            "against": judge.against,
+            "note": last.map_or("not checked yet", |outcome| outcome.note.as_str()),
+            "took_microseconds": last.map(|outcome| outcome.took.as_micros()),
+        })
+    };
+    json!({
+        "up": member.up,
+        "since_seconds": since.as_secs(),
+        "share_percent": member.told.percent,
+        "complaints": member.complaints,
+        "checks": member.judges.iter().map(check).collect::<Vec<_>>(),
     })
 }
 

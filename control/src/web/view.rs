@@ -1,6 +1,6 @@
 //! What is shown of the box, gathered in one go: the state under one short lock, then counters.
 
-use std::time::SystemTime;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use dataplane::{
     director::spec::{Counters, RealInfo, RealSpec, ServiceInfo, ServiceKey},
@@ -14,6 +14,7 @@ use crate::{
         drain::{Drain, Phase},
         report::Report,
     },
+    health::{group::Group, member::Member},
     words::{self, RealName},
 };
 
@@ -25,6 +26,8 @@ pub(super) struct View {
     pub(super) started_at: SystemTime,
     pub(super) services: Vec<ServiceInfo>,
     pub(super) drains: Vec<Drain>,
+    /// What health checks know.
+    pub(super) health: BTreeMap<ServiceKey, Group>,
     pub(super) report: Report,
     /// Of all real servers since the start.
     pub(super) totals: Counters,
@@ -66,6 +69,7 @@ impl View {
             started_at: info.started_at,
             services,
             drains,
+            health: engine.health().groups().clone(),
             report: engine.report().borrow().clone(),
             totals,
             workers,
@@ -84,6 +88,11 @@ impl View {
         let is_of = |drain: &&Drain| drain.spec.key == *key && drain.spec.real == name;
         self.drains.iter().filter(|drain| drain.phase == Phase::Draining).find(is_of)
     }
+}
+
+/// What health checks know of a real server.
+pub(super) fn member_of<'a>(group: &'a Group, real: &RealSpec) -> Option<&'a Member> {
+    group.members.get(&RealName { addr: real.addr, port: real.port })
 }
 
 /// Protocol, address, port and mark of a service, as /proc/net/ip_vs and node_exporter name them.

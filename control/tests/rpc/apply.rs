@@ -48,7 +48,7 @@ async fn an_apply_with_a_fault_anywhere_changes_nothing() {
     let before = list(&mut client).await;
     let generation = daemon.engine.lock().director.generation();
     let bad_scheduler =
-        v1::ServiceEntry { service: Some(service(82, "rrr")), real_servers: vec![] };
+        v1::ServiceEntry { service: Some(service(82, "rrr")), real_servers: vec![], health: None };
     let setting = |name: &str, value: &str| v1::ApplyRequest {
         settings: vec![v1::Setting { name: name.to_owned(), value: value.to_owned() }],
         ..apply(&[entry(81, &[])])

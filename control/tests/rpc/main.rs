@@ -4,6 +4,7 @@
 
 mod apply;
 mod flows;
+mod health;
 mod hostile;
 mod marks;
 mod operations;
@@ -123,6 +124,7 @@ fn entry(port: u32, reals: &[u32]) -> v1::ServiceEntry {
     v1::ServiceEntry {
         service: Some(service(port, "rr")),
         real_servers: reals.iter().map(|last| real(*last)).collect(),
+        health: None,
     }
 }
 

@@ -88,11 +88,36 @@ function condition(real) {
   if (real.held) {
     return element("span", { class: "tag warn" }, real.active + real.inactive === 0 ? "drained" : "held");
   }
+  if (real.sorry) return element("span", { class: "tag warn" }, "sorry server");
+  const { health } = real;
+  if (health && !health.up) {
+    const used = real.seen_weight > 0 ? "down, but used" : "down";
+    return element("span", { class: "tag bad" }, `${used} for ${span(health.since_seconds)}`);
+  }
   if (real.weight === 0) return element("span", { class: "tag warn" }, "weight 0");
-  return element("span", { class: "tag good" }, "in service");
+  if (real.seen_weight === 0) return element("span", { class: "tag warn" }, "in reserve");
+  if (health && health.share_percent < 100) {
+    return element("span", { class: "tag warn" }, `at ${health.share_percent} %`);
+  }
+  return element("span", { class: "tag good" }, health ? `up for ${span(health.since_seconds)}` : "in service");
 }
 
-const COLUMNS = ["Real server", "Method", "State", "Weight", "Active", "Inactive", "New/s", "Packets/s", "Bit/s", "Load"];
+// What the checks of a real server found last, in short; whole on hovering.
+function found(real) {
+  if (!real.health) return element("span", { class: "hint" }, "not checked");
+  const { checks, complaints } = real.health;
+  const say = (check) => {
+    const took = check.took_microseconds === null ? "" : ` in ${duration(check.took_microseconds)}`;
+    const against = check.against ? `, ${check.up ? "failed" : "passed"} ${check.against}×` : "";
+    return `${check.kind}${check.through ? " through" : ""}: ${check.note}${took}${against}`;
+  };
+  const worst = checks.find((check) => !check.up) ?? checks.find((check) => check.against) ?? checks[0];
+  const text = worst ? say(worst) : complaints[0] ?? "by its flows: well";
+  const rest = checks.length > 1 ? ` (+${checks.length - 1})` : "";
+  return element("span", { title: checks.map(say).concat(checks.length ? [] : complaints).join("\n") }, text + rest);
+}
+
+const COLUMNS = ["Real server", "Method", "State", "Checks", "Weight", "Active", "Inactive", "New/s", "Packets/s", "Bit/s", "Load"];
 const NUMBERS = new Set(["Weight", "Active", "Inactive", "New/s", "Packets/s", "Bit/s"]);
 
 function row(service, real) {
@@ -100,7 +125,8 @@ function row(service, real) {
   const packets = rates.in_packets + rates.out_packets;
   const bits = 8 * (rates.in_bytes + rates.out_bytes);
   const load = spark(remember(`${service.name} ${real.name}`, packets), `packets/s of ${real.name}`);
-  const cells = [real.name, real.method, condition(real), real.held ? `0 (${real.weight})` : real.weight,
+  const cells = [real.name, real.method, condition(real), found(real),
+    real.seen_weight === real.weight ? real.weight : `${real.seen_weight} (${real.weight})`,
     short(real.active), short(real.inactive), short(rates.flows), short(packets), short(bits), load];
   return element("tr", {}, ...cells.map((cell, place) => {
     const name = COLUMNS[place];
@@ -112,10 +138,16 @@ function about(service) {
   const parts = [service.scheduler];
   if (service.persistence_seconds) parts.push(`persistent ${span(service.persistence_seconds)}`);
   if (service.one_packet) parts.push("one packet");
-  const taking = service.reals.filter((real) => real.weight > 0 && !real.held).length;
-  parts.push(`${taking} of ${service.reals.length} in service`, `${short(service.rates.flows)} new/s`,
+  const own = service.reals.filter((real) => !real.sorry);
+  const taking = own.filter((real) => real.seen_weight > 0).length;
+  const { health } = service;
+  parts.push(`${taking} of ${own.length} in service`);
+  if (health?.panic) parts.push("too few are up: all are used");
+  if (health?.sorry) parts.push("the sorry server answers");
+  else if (health && !health.quorum) parts.push("quorum lost");
+  parts.push( `${short(service.rates.flows)} new/s`,
     `${short(service.rates.in_packets + service.rates.out_packets)} packets/s`);
-  return { parts, short: taking < service.reals.length, none: taking === 0 };
+  return { parts, short: taking < own.length || health?.panic, none: taking === 0 };
 }
 
 function card(service, open) {

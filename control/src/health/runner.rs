@@ -1,0 +1,124 @@
+//! The thread that does what the board says: begins probes, takes in what they find, and tells the
+//! engine what follows. It shares nothing with the workers but the machine.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::{
+    sync::watch,
+    task::{Id, JoinError, JoinSet},
+    time::{interval, sleep_until},
+};
+
+use super::{
+    board::Probe,
+    member::{Advice, Outcome},
+    probe::{self, Means, Through},
+};
+use crate::engine::Engine;
+
+/// Probes that run at once; what is due beyond that waits for one to end.
+const PROBES: usize = 4096;
+
+/// How often flows are looked at for what they tell about their real servers.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Least time between two rounds: what ends within is taken in together.
+const ROUND: Duration = Duration::from_millis(2);
+
+/// Checks real servers until `stop` says so.
+///
+/// # Errors
+///
+/// There is no thread to be had.
+pub fn start(
+    engine: Arc<Engine>,
+    through: Option<Arc<dyn Through>>,
+    stop: watch::Receiver<bool>,
+) -> io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let means = Arc::new(Means::new(through));
+    let body = move || runtime.block_on(Runner::new(engine, means).run(stop));
+    thread::Builder::new().name("xvs-health".to_owned()).spawn(body)
+}
+
+struct Runner {
+    engine: Arc<Engine>,
+    means: Arc<Means>,
+    epoch: Instant,
+    running: JoinSet<Outcome>,
+    probes: HashMap<Id, Probe>,
+}
+
+impl Runner {
+    fn new(engine: Arc<Engine>, means: Arc<Means>) -> Self {
+        let (running, probes) = (JoinSet::new(), HashMap::new());
+        Self { engine, means, epoch: Instant::now(), running, probes }
+    }
+
+    fn now(&self) -> (Duration, SystemTime) {
+        (self.epoch.elapsed(), SystemTime::now())
+    }
+
+    async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut look = interval(LOOK);
+        let mut seen = None;
+        loop {
+            self.engine.follow_policies(&mut seen, self.now());
+            self.begin();
+            self.engine.decide_health(self.now());
+            let next = self.engine.health().next().unwrap_or(Duration::from_secs(3600));
+            let room = self.probes.len() < PROBES;
+            let next = if room { next } else { Duration::MAX };
+            let due =
+                self.epoch + next.clamp(self.epoch.elapsed() + ROUND, Duration::from_secs(1 << 30));
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return,
+                () = self.engine.policies_changed() => {}
+                Some(ended) = self.running.join_next_with_id() => {
+                    self.take(ended);
+                    // What ends at about the same time makes one round.
+                    tokio::time::sleep(ROUND).await;
+                    while let Some(ended) = self.running.try_join_next_with_id() {
+                        self.take(ended);
+                    }
+                }
+                _ = look.tick() => self.engine.watch_flows(self.now().0),
+                () = sleep_until(due.into()) => {}
+            }
+        }
+    }
+
+    /// Begins what is due.
+    fn begin(&mut self) {
+        let room = PROBES - self.probes.len().min(PROBES);
+        let due = self.engine.health().begin(self.now(), room);
+        for probe in due {
+            let (means, given) = (Arc::clone(&self.means), probe.clone());
+            let task = self.running.spawn(async move { probe::run(&given, &means).await });
+            self.probes.insert(task.id(), probe);
+        }
+    }
+
+    /// Takes in what a probe found.
+    fn take(&mut self, ended: Result<(Id, Outcome), JoinError>) {
+        let (id, outcome) = match ended {
+            Ok((id, outcome)) => (id, outcome),
+            Err(error) => {
+                tracing::error!("a probe failed: {error}");
+                let note = "the probe itself failed".to_owned();
+                let (took, advice) = (Duration::ZERO, Advice::default());
+                (error.id(), Outcome { passed: false, note, took, advice })
+            }
+        };
+        if let Some(probe) = self.probes.remove(&id) {
+            self.engine.health().report(&probe, outcome);
+        }
+    }
+}
