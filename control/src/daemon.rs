@@ -177,7 +177,8 @@ pub async fn run(sources: Sources, config: Config) -> Result<(), DaemonError> {
     if let Err(error) = fleet.engine.settled().await {
         tracing::warn!("{error}");
     }
-    let checks = runner::start(Arc::clone(&fleet.engine), None, stopped.clone())
+    let names = config.interfaces.iter().map(|interface| interface.name.clone()).collect();
+    let checks = runner::start(Arc::clone(&fleet.engine), names, stopped.clone())
         .map_err(|source| DaemonError::System { what: "cannot start a thread", source })?;
     let (health, routes) = server::routes(&fleet.engine);
     let service = server::Service { routes, access: Arc::clone(&listeners.access) };

@@ -186,6 +186,15 @@ impl World {
         Ok(())
     }
 
+    /// What unwraps tunnels on a real server, once [`World::serve`] was called.
+    ///
+    /// # Panics
+    ///
+    /// It was not.
+    pub fn decapsulator(&self, real: usize) -> &Process {
+        &self.decapsulators[real]
+    }
+
     /// Sets the way by which real servers answer the client.
     ///
     /// # Errors

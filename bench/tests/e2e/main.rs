@@ -11,6 +11,7 @@
 mod churn;
 mod crash;
 mod drain;
+mod health;
 mod http;
 mod laboratory;
 mod local;

@@ -34,7 +34,9 @@ pub struct Group {
 
 impl Group {
     pub(super) const fn new(policy: Policy) -> Self {
-        Self { policy, members: BTreeMap::new(), quorum: true, panic: false, sorry: false }
+        // Where everybody begins down, nothing is lost by that.
+        let quorum = !policy.start_down;
+        Self { policy, members: BTreeMap::new(), quorum, panic: false, sorry: false }
     }
 
     /// Decides everything anew: what the director must be told, and what happened.

@@ -13,3 +13,4 @@ pub mod member;
 pub mod policy;
 pub mod probe;
 pub mod runner;
+pub mod through;

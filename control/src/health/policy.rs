@@ -8,6 +8,7 @@ use std::{path::PathBuf, time::Duration};
 use dataplane::{
     addr::{Addr, Family},
     director::spec::{RealSpec, ServiceKey},
+    endpoint::Method,
 };
 
 use crate::field::FieldError;
@@ -358,10 +359,15 @@ fn port_for(check: &Check, key: &ServiceKey, reals: &[RealSpec]) -> Result<(), F
     }
 }
 
+/// Whether a check of a real server goes to the VIP: it is asked for, and the real server has the VIP.
+pub const fn goes_through(check: &Check, real: &RealSpec) -> bool {
+    check.through && matches!(real.method, Method::Dr | Method::Ipip | Method::Gue | Method::Gre)
+}
+
 /// The port at which a real server is checked; 0 if there is none.
 pub fn port_of(check: &Check, key: &ServiceKey, real: &RealSpec) -> u16 {
     let own = match key {
-        ServiceKey::Address { port, .. } if check.through => *port,
+        ServiceKey::Address { port, .. } if goes_through(check, real) => *port,
         ServiceKey::Address { port, .. } if real.port == 0 => *port,
         _ => real.port,
     };

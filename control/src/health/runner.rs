@@ -19,6 +19,7 @@ use super::{
     board::Probe,
     member::{Advice, Outcome},
     probe::{self, Means, Through},
+    through::Forwarding,
 };
 use crate::engine::Engine;
 
@@ -29,20 +30,22 @@ const PROBES: usize = 4096;
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Least time between two rounds: what ends within is taken in together.
-const ROUND: Duration = Duration::from_millis(2);
+const ROUND: Duration = Duration::from_millis(5);
 
-/// Checks real servers until `stop` says so.
+/// Checks real servers until `stop` says so, through these interfaces where a check asks for that.
 ///
 /// # Errors
 ///
 /// There is no thread to be had.
 pub fn start(
     engine: Arc<Engine>,
-    through: Option<Arc<dyn Through>>,
+    interfaces: Vec<String>,
     stop: watch::Receiver<bool>,
 ) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let means = Arc::new(Means::new(through));
+    let forwarding = (!interfaces.is_empty())
+        .then(|| Arc::new(Forwarding::new(Arc::clone(&engine), interfaces)) as Arc<dyn Through>);
+    let means = Arc::new(Means::new(forwarding));
     let body = move || runtime.block_on(Runner::new(engine, means).run(stop));
     thread::Builder::new().name("xvs-health".to_owned()).spawn(body)
 }

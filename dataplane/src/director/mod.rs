@@ -208,6 +208,11 @@ impl Director {
         self.generation += 1;
     }
 
+    /// The way to a real server at this address.
+    pub fn path_to(&self, addr: Addr) -> Path {
+        self.routes.real_path(addr)
+    }
+
     /// What is known about the network.
     pub const fn network(&self) -> &Network {
         &self.network

@@ -22,6 +22,8 @@ mod raw_send;
 pub mod sim;
 #[cfg(feature = "raw")]
 mod sys;
+#[cfg(feature = "raw")]
+pub mod tap;
 #[cfg(feature = "xsk")]
 pub mod xsk;
 

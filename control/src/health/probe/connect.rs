@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::{Means, target};
-use crate::health::board::Probe;
+use crate::health::{board::Probe, policy::goes_through};
 
 /// A connection.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -29,9 +29,10 @@ pub(super) async fn connect(probe: &Probe, means: &Means) -> Result<Box<dyn Stre
     if probe.port == 0 {
         return Err("the real server has no port: the check must give one".to_owned());
     }
+    let goes_through = goes_through(&probe.check, &probe.real);
     let connected = match &means.through {
-        Some(through) if probe.check.through => through.connect(probe).await,
-        None if probe.check.through => {
+        Some(through) if goes_through => through.connect(probe).await,
+        None if goes_through => {
             return Err("there are no interfaces to go through".to_owned());
         }
         _ => direct(probe).await,
@@ -43,7 +44,6 @@ async fn direct(probe: &Probe) -> io::Result<Box<dyn Stream>> {
     let stream = TcpStream::connect(target(probe)).await?;
     // Ends with a reset: a box that probes a thousand servers a second keeps no TIME_WAIT.
     stream.set_zero_linger()?;
-    stream.set_nodelay(true)?;
     Ok(Box::new(stream))
 }
 

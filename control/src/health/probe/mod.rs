@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 use super::{
     board::Probe,
     member::{Advice, Outcome},
-    policy::Kind,
+    policy::{Kind, goes_through},
 };
 
 pub use connect::{Connecting, Stream, Through};
@@ -71,7 +71,7 @@ impl Means {
 
 /// Where a probe goes.
 fn target(probe: &Probe) -> SocketAddr {
-    let addr = match (probe.check.through, probe.key.vip()) {
+    let addr = match (goes_through(&probe.check, &probe.real), probe.key.vip()) {
         (true, Some(vip)) => vip,
         _ => probe.real.addr,
     };
