@@ -18,6 +18,7 @@ pub mod health;
 pub mod journal;
 mod listeners;
 pub mod nexthop;
+mod pcapng;
 pub mod proto;
 pub mod rpc;
 pub mod rules;

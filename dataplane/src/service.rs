@@ -12,6 +12,7 @@ use hashbrown::{HashMap, HashSet};
 use crate::{
     addr::{Addr, Family},
     calls::Calls,
+    capture::Captures,
     endpoint::EndpointId,
     flow::{FlowKey, timeout::Timeouts},
     route::{Path, Routes},
@@ -238,6 +239,8 @@ pub struct Snapshot {
     pub settings: Settings,
     /// Time-outs.
     pub timeouts: Timeouts,
+    /// Who wants to see packets.
+    pub captures: Captures,
 }
 
 impl Snapshot {

@@ -13,12 +13,15 @@ use std::{
     time::Duration,
 };
 
+use arrayvec::ArrayVec;
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::{
+    capture::{CAPTURES_MAX, Captures},
     clock::{Clock, Tick},
     flow::TableWorker,
     io::Io,
+    packet::Packet,
     pipeline::Pipeline,
     service::Snapshot,
     stats::WorkerStats,
@@ -119,11 +122,19 @@ impl<I: Io, C: Clock> Worker<I, C> {
             self.adopt(snapshot, began);
         }
         let Self { io, pipeline, stats, .. } = self;
+        let captures = pipeline.captures();
         let received = io.burst(
-            |burst| pipeline.process(burst, now),
+            |burst| {
+                if captures.is_empty() {
+                    pipeline.process(burst, now);
+                } else {
+                    captured(&captures, burst, began, |burst| pipeline.process(burst, now));
+                }
+            },
             |device, octets, verdict| stats.device(device).settle(octets, verdict),
         )?;
         if !pipeline.outbox_mut().is_empty() {
+            captures.iter().for_each(|to| to.originated(pipeline.outbox_mut().frames(), began));
             send_own(io, pipeline, stats);
         }
         io.flush()?;
@@ -179,6 +190,22 @@ impl<I: Io, C: Clock> Worker<I, C> {
     /// The pipeline.
     pub const fn pipeline_mut(&mut self) -> &mut Pipeline {
         &mut self.pipeline
+    }
+}
+
+/// Decides about a burst under the eyes of captures.
+#[cold]
+fn captured(
+    captures: &Captures,
+    burst: &mut [Packet<'_>],
+    began: u64,
+    process: impl FnOnce(&mut [Packet<'_>]),
+) {
+    let held = captures.iter().map(|capture| capture.hold(burst, began));
+    let held: ArrayVec<_, CAPTURES_MAX> = held.collect();
+    process(burst);
+    for (capture, held) in captures.iter().zip(held) {
+        capture.keep(held, burst);
     }
 }
 

@@ -15,6 +15,7 @@ use std::{
 use etherparse::PacketBuilder;
 use support::network::{addr, network};
 use xvs_dataplane::{
+    capture::{Capture, Filter},
     clock::Tick,
     director::{
         Director,
@@ -232,4 +233,25 @@ fn fragment(datagram: &[u8], at: u8, id: u8) -> Vec<u8> {
     frame[24..26].copy_from_slice(&checksum.to_be_bytes());
     frame.extend_from_slice(data);
     frame
+}
+
+#[test]
+fn no_packet_that_is_captured_asks_for_memory() {
+    let mut pipeline = pipeline(&[(6, 80, Method::Nat, "rr")]);
+    let filter = Filter { ends: [(None, Some(80))].into_iter().collect(), ..Filter::default() };
+    let capture = Capture::new(filter, 100);
+    let frame = tcp(1, 1024, 80, true);
+    let mut memory = [0u8; 2048];
+    let end = HEADROOM + frame.len();
+    memory[HEADROOM..end].copy_from_slice(&frame);
+    let before = COUNT.with(Cell::get);
+    for _ in 0..300_000 {
+        let mut burst = [Packet::new(&mut memory, HEADROOM, end, DeviceId(0))];
+        let held = capture.hold(&burst, 1);
+        pipeline.process(&mut burst, Tick(1));
+        capture.keep(held, &burst);
+        capture.originated([(DeviceId(0), frame.as_slice())].into_iter(), 1);
+    }
+    assert_eq!(COUNT.with(Cell::get), before);
+    assert!(capture.lost() > 100_000 && capture.take().is_some());
 }

@@ -8,6 +8,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 #![expect(clippy::print_stderr, reason = "a skipped test says so, a long one what it measured")]
 
+mod capture;
 mod churn;
 mod crash;
 mod drain;

@@ -68,7 +68,7 @@ const READING: [&str; 18] = [
 ];
 
 /// Methods for those who operate.
-const OPERATING: [&str; 4] = ["Drain", "CancelDrain", "DeleteFlows", "ZeroCounters"];
+const OPERATING: [&str; 5] = ["Drain", "CancelDrain", "DeleteFlows", "ZeroCounters", "Capture"];
 
 /// The role that a method needs, by the path of its requests; what is not known needs the highest.
 #[must_use]

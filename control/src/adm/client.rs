@@ -1,6 +1,16 @@
 //! The services of a daemon at the other end of a connection.
 
-use std::{cell::Cell, collections::HashMap, error::Error as _, ops::ControlFlow, time::Duration};
+use std::{
+    cell::Cell,
+    collections::HashMap,
+    error::Error as _,
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use dataplane::{
     director::spec::{EngineData, FlowInfo, RealSpec, ServiceInfo, ServiceKey, TimeoutSpec},
@@ -139,10 +149,35 @@ impl<'a> Client<'a> {
     pub(super) fn follow<T>(
         &mut self,
         ask: impl AsyncFnOnce(&mut Operations) -> Result<Response<Streaming<T>>, Status>,
+        each: impl FnMut(T) -> ControlFlow<()>,
+    ) -> Result<(), Failure> {
+        self.follow_while(ask, each, &AtomicBool::new(false))
+    }
+
+    /// The same, but the stream also ends when the user interrupts.
+    pub(super) fn follow_until_interrupted<T>(
+        &mut self,
+        ask: impl AsyncFnOnce(&mut Operations) -> Result<Response<Streaming<T>>, Status>,
+        each: impl FnMut(T) -> ControlFlow<()>,
+    ) -> Result<(), Failure> {
+        let interrupted = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&interrupted);
+        self.runtime.spawn(async move {
+            if tokio::signal::ctrl_c().await.is_ok() {
+                told.store(true, Relaxed);
+            }
+        });
+        self.follow_while(ask, each, &interrupted)
+    }
+
+    fn follow_while<T>(
+        &mut self,
+        ask: impl AsyncFnOnce(&mut Operations) -> Result<Response<Streaming<T>>, Status>,
         mut each: impl FnMut(T) -> ControlFlow<()>,
+        stop: &AtomicBool,
     ) -> Result<(), Failure> {
         let mut stream = self.operate(ask)?;
-        while !self.gone.get() {
+        while !self.gone.get() && !stop.load(Relaxed) {
             let next = async { tokio::time::timeout(LOOK, stream.message()).await };
             let Ok(next) = self.runtime.block_on(next) else {
                 self.gone.set(!is_read());

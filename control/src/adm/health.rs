@@ -68,7 +68,8 @@ fn check(check: &v1::CheckHealth) -> String {
     if check.last_at.is_none() {
         return format!("{}: not checked yet", check.kind);
     }
-    let took = check.last_took.and_then(|took| std::time::Duration::try_from(took).ok());
+    let took = check.last_took.filter(|_| check.last_passed);
+    let took = took.and_then(|took| std::time::Duration::try_from(took).ok());
     let took =
         took.map_or_else(String::new, |took| format!(" in {:.1} ms", took.as_secs_f64() * 1e3));
     let against = match (check.against, check.up) {
@@ -113,6 +114,7 @@ mod tests {
                 against,
                 last_at: at(999),
                 last_note: note.to_owned(),
+                last_passed: up,
                 last_took: Some(prost_types::Duration { seconds: 0, nanos: 1_240_000 }),
                 ..v1::CheckHealth::default()
             }],
@@ -128,7 +130,7 @@ mod tests {
             text,
             "?: 1 of 2 real servers up, quorum lost\n  \
              10.2.0.9:80   up        60 s  100%  http: HTTP 200 in 1.2 ms\n  \
-             10.2.0.11:80  DOWN      60 s    0%  http: HTTP 500 in 1.2 ms, passed 1 times\n"
+             10.2.0.11:80  DOWN      60 s    0%  http: HTTP 500, passed 1 times\n"
         );
     }
 }

@@ -8,6 +8,7 @@
 //! line is wrong; 255 the daemon refused, or options could not be read at all (ipvsadm's -1).
 
 mod apply;
+mod capture;
 mod client;
 mod completion;
 pub(crate) mod explain;

@@ -10,6 +10,7 @@ use dataplane::ipvsadm::{
 
 use super::{
     FAILED, Streams, SystemNames, USAGE, apply,
+    capture::{self, CaptureArgs},
     client::Client,
     completion::{self, Shell},
     explain::{self, ExplainArgs},
@@ -31,12 +32,13 @@ use crate::{
 const TICKS_PER_S: u32 = 100;
 
 /// The verbs, for those who look for one.
-const VERBS: [&str; 19] = [
+const VERBS: [&str; 20] = [
     "info",
     "get",
     "stats",
     "top",
     "flows",
+    "capture",
     "drain",
     "watch",
     "health",
@@ -80,6 +82,9 @@ enum Verb {
     Top,
     /// Lists flows with their packets and octets; or counts or ends those that fit.
     Flows(FlowsArgs),
+    /// Shows packets as they came, with what became of them, and as they left; or writes them for tshark.
+    /// Packets that come faster than they can be told are left out and counted.
+    Capture(CaptureArgs),
     /// Takes a real server out without breaking anyone: it gets no new flows, the old ones live on
     /// until they end or the deadline comes. Shows the progress; ending this command does not end
     /// the drain.
@@ -230,6 +235,7 @@ fn execute(line: Line, client: &mut Client<'_>, print: &dyn Fn(&str)) -> Result<
             .map(|found| output.show("GetStatisticsResponse", &found, show::statistics)),
         Verb::Top => top::top(client),
         Verb::Flows(flows) => operate::flows(&flows, output, client, print),
+        Verb::Capture(args) => capture::capture(&args, output, client, print),
         Verb::Drain(drain) => operate::drain(&drain, output, client, print),
         Verb::Watch => operate::watch(output, client, print),
         Verb::Health => health::health(output, client),
@@ -350,6 +356,20 @@ pub(super) fn endpoint(text: &str) -> Result<(String, Option<u32>), Refusal> {
         .parse()
         .map_err(|_unparsed| usage(&format!("`{text}` is no address, with or without a port")))?;
     Ok((address.ip().to_string(), Some(address.port().into())))
+}
+
+/// An address with or without a port, as an argument.
+#[derive(Clone, Debug)]
+pub(super) struct End(pub(super) (String, Option<u32>));
+
+impl std::str::FromStr for End {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        endpoint(text)
+            .map(Self)
+            .map_err(|_refused| format!("`{text}` is no address, with or without a port"))
+    }
 }
 
 /// A refusal of the command line.

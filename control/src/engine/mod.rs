@@ -6,6 +6,7 @@
 //! workers as one snapshot. A change that is refused changed nothing.
 
 pub mod apply;
+pub mod capture;
 pub mod drain;
 pub mod events;
 pub mod fleet;
@@ -23,7 +24,7 @@ use std::{
 use dataplane::{
     clock::{Clock as _, SystemClock},
     director::{
-        Director,
+        CAPTURES_MAX, Director,
         spec::{
             Counters, DirectorError, MarkRule, Rates, RealSpec, ServiceInfo, ServiceKey,
             ServiceSpec,
@@ -141,6 +142,9 @@ pub enum EngineError {
     /// The journal cannot be written. The change is in force, but may be lost with the daemon.
     #[error("the change is in force, but not in the journal: {0}")]
     Journal(String),
+    /// There are as many captures as there can be.
+    #[error("{CAPTURES_MAX} captures run already")]
+    TooManyCaptures,
     /// The real server does not drain.
     #[error("No such drain")]
     NoSuchDrain,

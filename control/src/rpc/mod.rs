@@ -1,5 +1,6 @@
 //! gRPC: requests into changes of the engine, and its state into answers.
 
+mod capture;
 mod diagnostics;
 pub(crate) mod explain;
 mod health;

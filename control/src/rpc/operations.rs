@@ -10,6 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{
+    capture,
     diagnostics::{Diagnostics, worker_statistics},
     explain,
     status::{malformed, refused},
@@ -58,6 +59,7 @@ impl Operations {
 #[tonic::async_trait]
 impl OperationsService for Operations {
     type DrainStream = Messages<v1::DrainResponse>;
+    type CaptureStream = Messages<v1::CaptureResponse>;
     type WatchStream = Messages<v1::WatchResponse>;
     type WatchStatisticsStream = Messages<v1::WatchStatisticsResponse>;
 
@@ -143,6 +145,16 @@ impl OperationsService for Operations {
         }
         let deleted = self.aside(move |engine| engine.delete_flows(&filter)).await? as u64;
         Ok(Response::new(v1::DeleteFlowsResponse { deleted }))
+    }
+
+    async fn capture(&self, request: Request<v1::CaptureRequest>) -> Answer<Self::CaptureStream> {
+        let asked = capture::asked(&self.engine, &request.into_inner());
+        let asked = asked.map_err(|error| malformed(&error))?;
+        let running = self.engine.capture(asked.filter.clone(), asked.snap).await;
+        let running = running.map_err(|error| in_request(&error))?;
+        let (send, messages) = mpsc::channel(WAITING);
+        tokio::spawn(capture::stream(running, asked, send));
+        Ok(Response::new(ReceiverStream::new(messages)))
     }
 
     async fn watch(&self, _: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {

@@ -65,6 +65,7 @@ pub(super) fn refused(error: &EngineError, path: impl Fn(&str) -> String) -> Sta
         }
         EngineError::WorkersLate { .. } => plain(Code::DeadlineExceeded, "WORKERS_LATE", error),
         EngineError::Journal(_) => plain(Code::DataLoss, "JOURNAL", error),
+        EngineError::TooManyCaptures => plain(Code::ResourceExhausted, "CAPTURES", error),
         EngineError::NoSuchDrain => plain(Code::NotFound, "NO_SUCH_DRAIN", error),
         EngineError::Stopping => plain(Code::Unavailable, "STOPPING", error),
     }

@@ -113,6 +113,7 @@ fn member(member: &Member) -> Value {
             "through": judge.check.through,
             "up": judge.up,
             "against": judge.against,
+            "passed": last.is_some_and(|outcome| outcome.passed),
             "note": last.map_or("not checked yet", |outcome| outcome.note.as_str()),
             "took_microseconds": last.map(|outcome| outcome.took.as_micros()),
         })

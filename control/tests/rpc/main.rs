@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod apply;
+mod capture;
 mod flows;
 mod health;
 mod hostile;

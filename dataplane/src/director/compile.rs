@@ -56,6 +56,7 @@ impl Director {
             routes: Arc::clone(&self.routes),
             settings: self.settings,
             timeouts: self.timeouts.clone(),
+            captures: self.captures.clone(),
         }
     }
 

@@ -29,6 +29,7 @@ use self::{
 use crate::{
     addr::Addr,
     calls::Calls,
+    capture::{Capture, Captures},
     destination::Retired,
     endpoint::{Description, EndpointId, Endpoints},
     flow::timeout::Timeouts,
@@ -39,7 +40,7 @@ use crate::{
     stats::Stats,
 };
 
-pub use crate::{network, spec};
+pub use crate::{capture::CAPTURES_MAX, network, spec};
 
 pub use apply::{Applied, ApplyError, Desired};
 pub use check::real as check_real;
@@ -120,6 +121,8 @@ pub struct Director {
     settings: Settings,
     /// Time-outs.
     timeouts: Timeouts,
+    /// Who wants to see packets; no part of what is asked for.
+    captures: Captures,
     /// Of the last compiled state.
     generation: u64,
 }
@@ -145,6 +148,7 @@ impl Director {
             calls: None,
             settings: Settings::default(),
             timeouts: Timeouts::default(),
+            captures: Captures::new(),
             generation: 0,
         }
     }
@@ -157,6 +161,20 @@ impl Director {
     /// Whether there is a service with this key.
     pub fn has_service(&self, key: &ServiceKey) -> bool {
         self.places.contains_key(key)
+    }
+
+    /// Lets somebody see packets, as soon as workers forward by it; `false` if [`CAPTURES_MAX`] do
+    /// already.
+    pub fn begin_capture(&mut self, capture: &Arc<Capture>) -> bool {
+        let begun = self.captures.try_push(Arc::clone(capture)).is_ok();
+        self.generation += u64::from(begun);
+        begun
+    }
+
+    /// Ends that.
+    pub fn end_capture(&mut self, capture: &Arc<Capture>) {
+        self.captures.retain(|running| !Arc::ptr_eq(running, capture));
+        self.generation += 1;
     }
 
     /// Something changed that belongs to the configuration, but is not the workers' affair.

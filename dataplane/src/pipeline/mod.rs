@@ -35,6 +35,7 @@ use arrayvec::ArrayVec;
 
 use crate::{
     addr::Addr,
+    capture::Captures,
     clock::Tick,
     endpoint::Endpoints,
     flow::{Direction, FlowHash, FlowRef, FlowTable, Look, Probe, TableWorker, Wide, prefetch},
@@ -168,6 +169,16 @@ impl Pipeline {
             pipeline.release_parked(cx);
         });
         old
+    }
+
+    /// Who wants to see packets.
+    pub fn captures(&self) -> Captures {
+        match &self.shared {
+            Some(shared) if !shared.snapshot.captures.is_empty() => {
+                shared.snapshot.captures.clone()
+            }
+            _ => Captures::new_const(),
+        }
     }
 
     /// This worker's counters.

@@ -1,6 +1,7 @@
 //! Packets through a worker over simulated links. Frames are built and judged by etherparse.
 #![expect(clippy::unwrap_used, reason = "a failed step ends the test")]
 
+mod capture;
 mod explain;
 mod findings;
 mod marks;

@@ -91,7 +91,7 @@ function condition(real) {
   if (real.sorry) return element("span", { class: "tag warn" }, "sorry server");
   const { health } = real;
   if (health && !health.up) {
-    const used = real.seen_weight > 0 ? "down, but used" : "down";
+    const used = real.seen_weight > 0 ? "used, though down" : "down";
     return element("span", { class: "tag bad" }, `${used} for ${span(health.since_seconds)}`);
   }
   if (real.weight === 0) return element("span", { class: "tag warn" }, "weight 0");
@@ -107,7 +107,7 @@ function found(real) {
   if (!real.health) return element("span", { class: "hint" }, "not checked");
   const { checks, complaints } = real.health;
   const say = (check) => {
-    const took = check.took_microseconds === null ? "" : ` in ${duration(check.took_microseconds)}`;
+    const took = check.passed ? ` in ${duration(check.took_microseconds)}` : "";
     const against = check.against ? `, ${check.up ? "failed" : "passed"} ${check.against}×` : "";
     return `${check.kind}${check.through ? " through" : ""}: ${check.note}${took}${against}`;
   };
