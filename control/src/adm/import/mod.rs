@@ -1,9 +1,11 @@
 //! The verb `import`: a keepalived.conf's virtual servers as our TOML.
 //!
 //! The rule: what is not carried over is named, line by line, and nothing is guessed silently. What comes
-//! out is what `xvsd --check` takes. Health checks, sorry servers, quorums and VRRP are not carried over.
+//! out is what `xvsd --check` takes. VRRP, scripts of quorums, and checkers that we do not have are not
+//! carried over.
 //! Source: keepalived.conf(5), "LVS CONFIGURATION".
 
+mod checks;
 mod conf;
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, io, net::IpAddr, path::Path};
@@ -11,7 +13,7 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, io, net::IpAddr, path::Pat
 use clap::ValueEnum;
 use dataplane::{ipvsadm::Failure, sched::Scheduler};
 
-use self::conf::Node;
+use self::{checks::Health, conf::Node};
 use super::verbs::{failed, usage};
 use crate::config::Config;
 
@@ -168,26 +170,36 @@ struct Body {
     lines: Vec<String>,
     flags: Vec<&'static str>,
     reals: Vec<Vec<String>>,
+    method: Option<Vec<String>>,
+    health: Health,
 }
 
 impl Body {
     fn of(block: &[Node], out: &mut Imported) -> Self {
-        let mut body = Self::default();
         let method = block.iter().find_map(method);
+        let mut body = Self { method, ..Self::default() };
+        // What holds for all real servers may stand behind them.
+        let mut rest = Vec::new();
         for node in block {
-            body.take(node, method.as_deref(), out);
+            if node.words[0] == "real_server" || !body.health.take(node) {
+                rest.push(node);
+            }
         }
+        for node in rest {
+            body.take(node, out);
+        }
+        body.health.complain(block, out);
         body
     }
 
-    fn take(&mut self, node: &Node, method: Option<&[String]>, out: &mut Imported) {
+    fn take(&mut self, node: &Node, out: &mut Imported) {
         let words: Vec<&str> = node.words.iter().map(String::as_str).collect();
         match words[..] {
             ["lb_algo" | "lvs_sched", name] if Scheduler::NAMES.contains(&name) => {
                 self.lines.push(format!("scheduler = \"{name}\""));
             }
             ["lb_kind" | "lvs_method", ..] => {
-                if self::method(node).is_none() {
+                if method(node).is_none() {
                     out.leave_word(node);
                 }
             }
@@ -207,8 +219,10 @@ impl Body {
             ["ip_family", "inet"] => self.family = Some("ipv4"),
             ["ip_family", "inet6"] => self.family = Some("ipv6"),
             ["real_server", addr, ref rest @ ..] if rest.len() < 2 => {
-                let real = real(node, addr, rest.first().copied(), (method, &mut *out));
-                self.reals.push(real);
+                let block = self.health.real(node, out);
+                let port = rest.first().copied();
+                let method = self.method.as_deref();
+                self.reals.push(real((node, &block), (addr, port), method, out));
             }
             _ => out.leave_word(node),
         }
@@ -238,6 +252,7 @@ impl Body {
         for real in &self.reals {
             out.line(format_args!("\n[[service.real]]\n{}", real.join("\n")));
         }
+        self.health.write(self.method.as_deref(), out);
         out.line(format_args!(""));
     }
 }
@@ -279,15 +294,14 @@ fn method(node: &Node) -> Option<Vec<String>> {
 
 /// A real server as lines of TOML; its method is its own or the service's.
 fn real(
-    node: &Node,
-    addr: &str,
-    port: Option<&str>,
-    (common, out): (Option<&[String]>, &mut Imported),
+    (node, block): (&Node, &[&Node]),
+    (addr, port): (&str, Option<&str>),
+    common: Option<&[String]>,
+    out: &mut Imported,
 ) -> Vec<String> {
-    let block = node.block.as_deref().unwrap_or_default();
     let mut lines = vec![format!("address = \"{addr}\"")];
     lines.extend(port.map(|port| format!("port = {port}")));
-    let own = block.iter().find_map(method);
+    let own = block.iter().copied().find_map(method);
     match own.as_deref().or(common) {
         Some(method) => lines.extend_from_slice(method),
         None => {
@@ -383,10 +397,49 @@ virtual_server 2001:db8::53 53 {
             left,
             [
                 "2: `vrrp_instance { ... }` says nothing of services",
-                "12: `delay_loop 6` is not carried over",
-                "20: `TCP_CHECK { ... }` is not carried over",
+                "24: its checkers differ from the first real server's, whose are taken for all",
             ]
         );
+    }
+
+    #[test]
+    fn checkers_are_carried_over() {
+        let checker = "HTTP_GET {\n url {\n path /up\n status_code 200 204-206\n }\n url {\n path /db\n }\n \
+                       connect_timeout 3\n retry 2\n delay_before_retry 2\n }\n MISC_CHECK {\n \
+                       misc_path \"/bin/check -x\"\n }\n inhibit_on_failure\n";
+        let text = format!(
+            "virtual_server 10.0.0.1 80 {{\n delay_loop 6\n lvs_method NAT\n quorum 2\n hysteresis 1\n alpha\n \
+             sorry_server 10.2.0.99 81\n real_server 10.2.0.1 80 {{\n{checker}}}\n real_server 10.2.0.2 80 \
+             {{\n{checker}}}\n}}\n"
+        );
+        let imported = keepalived(&text).unwrap();
+        let config = Config::parse(&imported.toml)
+            .unwrap_or_else(|error| panic!("{error}\n{}", imported.toml));
+        let policies = config.desired.policies.unwrap();
+        let policy = policies.values().next().unwrap();
+        assert!(policy.start_down && policy.on_down.name() == "inhibit");
+        assert_eq!((policy.quorum, policy.hysteresis), (2, 1));
+        let sorry = policy.sorry.unwrap();
+        assert_eq!((sorry.addr.to_string(), sorry.port), ("10.2.0.99".to_owned(), 81));
+        let kinds: Vec<_> = policy.checks.iter().map(|check| check.kind.clone()).collect();
+        let http = |path: &str, status| {
+            crate::health::policy::Kind::Http(crate::health::policy::Http {
+                path: path.to_owned(),
+                host: String::new(),
+                status,
+                body: String::new(),
+                tls: None,
+            })
+        };
+        assert_eq!(kinds[0], http("/up", vec![(200, 200), (204, 206)]));
+        assert_eq!(kinds[1], http("/db", vec![(200, 299)]));
+        let command = ["/bin/check", "-x"].map(str::to_owned).to_vec();
+        assert_eq!(kinds[2], crate::health::policy::Kind::Script { command });
+        let check = &policy.checks[0];
+        assert_eq!((check.interval.as_secs(), check.timeout.as_secs()), (6, 3));
+        assert_eq!((check.rise, check.fall), (1, 3));
+        let left: Vec<_> = imported.left.iter().map(|(_, why)| why.as_str()).collect();
+        assert_eq!(left, ["`delay_before_retry 2` is not carried over"; 2]);
     }
 
     #[test]
