@@ -11,7 +11,8 @@ PREFIX ?= /usr/local
 # xsk-rs builds, m4 for its dispatcher, and libbpf's headers for the steering program.
 BUILD := clang libelf-dev zlib1g-dev libbpf-dev m4 pkg-config
 # Needed by demo and tests, which do without where there is no root.
-LAB := iproute2 ethtool util-linux apache2-bin curl wrk iperf3 iputils-ping
+LAB := iproute2 ethtool util-linux apache2-bin curl wrk iperf3 iputils-ping \
+	python3-grpcio protobuf-compiler protobuf-compiler-grpc libprotobuf-dev
 
 present = $(shell dpkg-query -W -f '$${db:Status-Abbrev} $${Package}\n' $(1) 2>/dev/null | sed -n 's/^ii  *//p')
 missing = $(filter-out $(call present,$(1)),$(1))
