@@ -18,7 +18,7 @@ use tonic::{
 use tower::{Layer, Service};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
-use super::{Access, Caller, Role, audit::Record, role_of};
+use super::{Access, Caller, Role, audit::Record, budget::Metered, role_of};
 use crate::{proto::DESCRIPTORS, rpc::status};
 
 /// Octets of the head of a message: compressed or not, and its length.
@@ -68,18 +68,25 @@ where
         let caller = caller(&request);
         Box::pin(async move {
             let needed = role_of(&path);
-            let role = access.role(&caller);
+            let Some(role) = access.role(&caller) else {
+                return Ok(refuse(&access, (&caller, &path), needed, &Value::Null));
+            };
+            // Held until there is an answer.
+            let share = access.share(role);
+            let metered = Arc::clone(&share);
+            let request = request.map(|body| Body::new(Metered { body, share: metered }));
             if needed == Role::Read {
-                return match role {
-                    Some(_) => inner.call(request).await,
-                    None => Ok(refuse(&access, (&caller, &path), needed, &Value::Null)),
-                };
+                return inner.call(request).await;
             }
-            let (request, asked) = match read(request, &path).await {
+            let most = if role < needed { REFUSED_MAX } else { MESSAGE_MAX };
+            let (request, asked) = match read(request, &path, most).await {
                 Ok(read) => read,
+                Err(_) if role < needed => {
+                    return Ok(refuse(&access, (&caller, &path), needed, &Value::Null));
+                }
                 Err(status) => return Ok(status.into_http()),
             };
-            if role < Some(needed) {
+            if role < needed {
                 return Ok(refuse(&access, (&caller, &path), needed, &asked));
             }
             let response = inner.call(request).await?;
@@ -139,11 +146,16 @@ fn names(certificate: &[u8]) -> Vec<String> {
 }
 
 /// Takes a request with one message apart, for the record, and puts it together again.
-async fn read(request: Request, path: &str) -> Result<(Request, Value), Status> {
+async fn read(request: Request, path: &str, most: usize) -> Result<(Request, Value), Status> {
     let (head, body) = request.into_parts();
-    let limited = http_body_util::Limited::new(body, MESSAGE_MAX);
-    let octets =
-        limited.collect().await.map_err(|error| status::unreadable(error.as_ref()))?.to_bytes();
+    let limited = http_body_util::Limited::new(body, most);
+    let octets = match limited.collect().await {
+        Ok(octets) => octets.to_bytes(),
+        Err(error) => {
+            let status = error.downcast::<Status>();
+            return Err(status.map_or_else(|error| status::unreadable(error.as_ref()), |own| *own));
+        }
+    };
     let asked = octets.get(MESSAGE_HEAD..).and_then(|message| told(path, message));
     let body = Body::new(Full::new(octets));
     Ok((Request::from_parts(head, body), asked.unwrap_or(Value::Null)))
@@ -151,6 +163,9 @@ async fn read(request: Request, path: &str) -> Result<(Request, Value), Status> 
 
 /// Octets of a message that changes something at most: tonic's own limit, and its head.
 const MESSAGE_MAX: usize = (4 << 20) + MESSAGE_HEAD;
+
+/// Octets that are read of one that is refused, for the record.
+const REFUSED_MAX: usize = 16 << 10;
 
 /// A message as JSON.
 fn told(path: &str, message: &[u8]) -> Option<Value> {

@@ -8,13 +8,17 @@
 //! Source: unix(7), SO_PEERCRED; RFC 5280, section 4.2.1.6.
 
 pub mod audit;
+mod budget;
 mod guard;
 
 use std::{fmt, sync::Arc};
 
 pub use guard::GuardLayer;
 
-use self::audit::Audit;
+use self::{
+    audit::Audit,
+    budget::{Budget, Share},
+};
 
 /// What a caller may do; each includes the ones before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -142,6 +146,8 @@ pub struct Access {
     /// The daemon's own user, who administers it as root does.
     owner: u32,
     audit: Audit,
+    /// Octets of requests: of those who administer, and of all others.
+    budgets: [Arc<Budget>; 2],
 }
 
 impl Access {
@@ -149,7 +155,7 @@ impl Access {
     #[must_use]
     pub fn new(grants: Vec<Grant>, audit: Audit) -> Arc<Self> {
         let owner = rustix::process::geteuid().as_raw();
-        Arc::new(Self { grants, owner, audit })
+        Arc::new(Self { grants, owner, audit, ..Self::default() })
     }
 
     /// Opens the audit log anew, after somebody moved it away.
@@ -157,13 +163,23 @@ impl Access {
         self.audit.reopen();
     }
 
+    /// Whether a caller administers without being named: root and the daemon's own user do, and without
+    /// roles everybody who gets through.
+    #[must_use]
+    pub fn is_master(&self, caller: &Caller) -> bool {
+        let is_ours = |uid| uid == 0 || uid == self.owner;
+        self.grants.is_empty() || matches!(caller, Caller::Process { uid, .. } if is_ours(*uid))
+    }
+
+    /// Room for a request of a caller with this role.
+    fn share(&self, role: Role) -> Arc<Share> {
+        Share::of(&self.budgets[usize::from(role < Role::Administer)])
+    }
+
     /// The highest role that a caller has.
     #[must_use]
     pub fn role(&self, caller: &Caller) -> Option<Role> {
-        if self.grants.is_empty() {
-            return Some(Role::Administer);
-        }
-        if matches!(caller, Caller::Process { uid, .. } if *uid == 0 || *uid == self.owner) {
+        if self.is_master(caller) {
             return Some(Role::Administer);
         }
         let is_of = |grant: &&Grant| match (&grant.to, caller) {

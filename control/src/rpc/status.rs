@@ -86,6 +86,13 @@ pub(crate) fn unreadable(error: &dyn std::error::Error) -> Status {
     Status::with_error_details(Code::ResourceExhausted, format!("the request: {error}"), details)
 }
 
+/// There is no room for another request at the moment.
+pub(crate) fn too_much() -> Status {
+    let details = ErrorDetails::with_error_info("TOO_MUCH", DOMAIN, HashMap::new());
+    let message = "too much is asked at a time; try again";
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
 fn plain(code: Code, reason: &str, error: &EngineError) -> Status {
     let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
     Status::with_error_details(code, error.to_string(), details)

@@ -17,7 +17,7 @@ use tonic::{
 };
 use tonic_health::server::HealthReporter;
 
-use self::bounded::bounded;
+use self::bounded::{GREETING, admitted, bounded};
 use crate::{
     access::{Access, GuardLayer},
     config::Tls,
@@ -39,6 +39,10 @@ const STREAMS_MAX: u32 = 64;
 
 /// Octets of a request's head at most.
 const HEAD_MAX: u32 = 16 << 10;
+
+/// Octets of a request, and of all requests of a connection, that may wait to be read.
+const STREAM_WINDOW: u32 = 64 << 10;
+const CONNECTION_WINDOW: u32 = 128 << 10;
 
 /// How long a client may be silent before it is asked whether it is there, and how long it may
 /// take to answer.
@@ -111,8 +115,8 @@ pub async fn serve_unix(
 ) -> Result<(), ServeError> {
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let Service { routes, access } = service.into();
+    let incoming = admitted(UnixListenerStream::new(listener), Arc::clone(&access));
     let server = builder().layer(GuardLayer(access)).add_routes(routes);
-    let incoming = bounded(UnixListenerStream::new(listener));
     Ok(server.serve_with_incoming_shutdown(incoming, stopped(stop)).await?)
 }
 
@@ -142,6 +146,8 @@ fn builder() -> Server {
     Server::builder()
         .max_concurrent_streams(STREAMS_MAX)
         .http2_max_header_list_size(HEAD_MAX)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keepalive_interval(Some(SILENCE))
         .http2_keepalive_timeout(Some(SILENCE))
 }
@@ -157,7 +163,7 @@ pub fn tls(files: &Tls) -> Result<ServerTlsConfig, ServeError> {
     };
     let identity = Identity::from_pem(read(&files.certificate)?, read(&files.key)?);
     let clients = Certificate::from_pem(read(&files.client_ca)?);
-    Ok(ServerTlsConfig::new().identity(identity).client_ca_root(clients))
+    Ok(ServerTlsConfig::new().identity(identity).client_ca_root(clients).timeout(GREETING))
 }
 
 async fn stopped(mut stop: watch::Receiver<bool>) {
