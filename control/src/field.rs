@@ -47,9 +47,16 @@ pub fn unknown<'a>(what: &str, name: &str, known: impl IntoIterator<Item = &'a s
     reason
 }
 
+/// Octets of a name that may be a misspelt one.
+const NAME_MAX: usize = 64;
+
 /// The known name that most probably was meant: no more than a third of its letters differ, at
 /// least one may.
 pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    // The distance takes time and room by the product of both lengths.
+    if name.len() > NAME_MAX {
+        return None;
+    }
     let distance = |known: &str| strsim::damerau_levenshtein(&name.to_lowercase(), known);
     let near = known.iter().min_by_key(|known| distance(known))?;
     (distance(near) <= (near.len() / 3).max(1)).then_some(near)
@@ -68,6 +75,7 @@ mod tests {
         );
         assert_eq!(nearest("lbclr", &known), Some("lblcr"));
         assert_eq!(nearest("WLC", &known), Some("wlc"));
+        assert_eq!(nearest(&"wrr".repeat(1 << 20), &known), None, "it is not even compared");
     }
 
     #[test]

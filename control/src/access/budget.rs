@@ -17,14 +17,44 @@ use std::{
 use hyper::body::{Body as HttpBody, Bytes, Frame, SizeHint};
 use tonic::{Status, body::Body};
 
+use super::Role;
 use crate::rpc::status;
 
-/// Octets of all requests together at most: a few of the greatest.
-const OCTETS_MAX: usize = 24 << 20;
+/// Octets of all requests together at most, of callers who may not do everything: one of the greatest. What
+/// is made of a request takes several times as much.
+const OTHERS_MAX: usize = 5 << 20;
+
+/// The same of those who may.
+const MASTERS_MAX: usize = 32 << 20;
+
+/// Room for requests.
+#[derive(Debug)]
+pub(super) struct Budgets {
+    others: Arc<Budget>,
+    masters: Arc<Budget>,
+}
+
+impl Default for Budgets {
+    fn default() -> Self {
+        let budget = |most| Arc::new(Budget { most, held: AtomicUsize::new(0) });
+        Self { others: budget(OTHERS_MAX), masters: budget(MASTERS_MAX) }
+    }
+}
+
+impl Budgets {
+    /// What a request of a caller with this role holds: nothing yet.
+    pub(super) fn share(&self, role: Role) -> Arc<Share> {
+        let budget = if role < Role::Administer { &self.others } else { &self.masters };
+        Arc::new(Share { budget: Arc::clone(budget), octets: AtomicUsize::new(0) })
+    }
+}
 
 /// What requests of one kind of caller hold.
-#[derive(Debug, Default)]
-pub(super) struct Budget(AtomicUsize);
+#[derive(Debug)]
+struct Budget {
+    most: usize,
+    held: AtomicUsize,
+}
 
 /// What one request holds; gives it back.
 #[derive(Debug)]
@@ -34,14 +64,10 @@ pub(super) struct Share {
 }
 
 impl Share {
-    pub(super) fn of(budget: &Arc<Budget>) -> Arc<Self> {
-        Arc::new(Self { budget: Arc::clone(budget), octets: AtomicUsize::new(0) })
-    }
-
     /// Takes so many octets more, if there is room for them.
     fn take(&self, octets: usize) -> bool {
-        let fits = |held: usize| held.checked_add(octets).filter(|sum| *sum <= OCTETS_MAX);
-        let took = self.budget.0.fetch_update(Relaxed, Relaxed, fits).is_ok();
+        let fits = |held: usize| held.checked_add(octets).filter(|sum| *sum <= self.budget.most);
+        let took = self.budget.held.fetch_update(Relaxed, Relaxed, fits).is_ok();
         if took {
             self.octets.fetch_add(octets, Relaxed);
         }
@@ -51,7 +77,7 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.budget.0.fetch_sub(*self.octets.get_mut(), Relaxed);
+        self.budget.held.fetch_sub(*self.octets.get_mut(), Relaxed);
     }
 }
 
@@ -94,13 +120,15 @@ mod tests {
 
     #[test]
     fn what_is_held_is_bounded_and_comes_back() {
-        let budget = Arc::default();
-        let (first, second) = (Share::of(&budget), Share::of(&budget));
-        assert!(first.take(OCTETS_MAX - 1) && second.take(1));
+        let budgets = Budgets::default();
+        let [first, second] = [Role::Read, Role::Operate].map(|role| budgets.share(role));
+        assert!(first.take(OTHERS_MAX - 1) && second.take(1));
         assert!(!second.take(1) && !second.take(usize::MAX));
+        assert!(budgets.share(Role::Administer).take(MASTERS_MAX), "operators have their own");
         drop(first);
-        assert!(second.take(OCTETS_MAX - 1));
+        assert!(second.take(OTHERS_MAX - 1));
         drop(second);
-        assert_eq!(budget.0.load(Relaxed), 0);
+        assert_eq!(budgets.others.held.load(Relaxed), 0);
+        assert_eq!(budgets.masters.held.load(Relaxed), 0);
     }
 }

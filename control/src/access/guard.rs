@@ -72,7 +72,7 @@ where
                 return Ok(refuse(&access, (&caller, &path), needed, &Value::Null));
             };
             // Held until there is an answer.
-            let share = access.share(role);
+            let share = access.budgets.share(role);
             let metered = Arc::clone(&share);
             let request = request.map(|body| Body::new(Metered { body, share: metered }));
             if needed == Role::Read {

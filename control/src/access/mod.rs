@@ -15,10 +15,7 @@ use std::{fmt, sync::Arc};
 
 pub use guard::GuardLayer;
 
-use self::{
-    audit::Audit,
-    budget::{Budget, Share},
-};
+use self::{audit::Audit, budget::Budgets};
 
 /// What a caller may do; each includes the ones before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,8 +143,7 @@ pub struct Access {
     /// The daemon's own user, who administers it as root does.
     owner: u32,
     audit: Audit,
-    /// Octets of requests: of those who administer, and of all others.
-    budgets: [Arc<Budget>; 2],
+    budgets: Budgets,
 }
 
 impl Access {
@@ -169,11 +165,6 @@ impl Access {
     pub fn is_master(&self, caller: &Caller) -> bool {
         let is_ours = |uid| uid == 0 || uid == self.owner;
         self.grants.is_empty() || matches!(caller, Caller::Process { uid, .. } if is_ours(*uid))
-    }
-
-    /// Room for a request of a caller with this role.
-    fn share(&self, role: Role) -> Arc<Share> {
-        Share::of(&self.budgets[usize::from(role < Role::Administer)])
     }
 
     /// The highest role that a caller has.

@@ -22,11 +22,23 @@ pub const DOMAIN: &str = "xvs";
 /// Key in the metadata of `ErrorInfo`: the director's own name of the field at fault.
 pub const FIELD: &str = "field";
 
+/// Octets of a text at most: it quotes the request, and clients take 16 KiB of heads.
+const TEXT_MAX: usize = 1024;
+
+/// A text, cut off if it is too long.
+fn short(text: &str) -> String {
+    if text.len() <= TEXT_MAX {
+        return text.to_owned();
+    }
+    let end = (0..=TEXT_MAX).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}...", &text[..end])
+}
+
 /// A field of the request is malformed; `error` has its path.
 pub(super) fn malformed(error: &FieldError) -> Status {
-    let mut details = ErrorDetails::with_bad_request_violation(&error.path, &error.reason);
+    let mut details = ErrorDetails::with_bad_request_violation(&error.path, short(&error.reason));
     details.set_error_info("INVALID", DOMAIN, HashMap::new());
-    Status::with_error_details(Code::InvalidArgument, error.to_string(), details)
+    Status::with_error_details(Code::InvalidArgument, short(&error.to_string()), details)
 }
 
 /// A change was refused. `path` finds the field of the request that the director calls so.
@@ -118,11 +130,11 @@ fn director(error: &DirectorError, message: &str, path: impl Fn(&str) -> String)
     let mut details = ErrorDetails::new();
     let mut metadata = HashMap::new();
     if let Some((field, why)) = field {
-        details.add_bad_request_violation(path(field), why);
+        details.add_bad_request_violation(path(field), short(&why));
         metadata.insert(FIELD.to_owned(), field.to_owned());
     }
     details.set_error_info(reason, DOMAIN, metadata);
-    Status::with_error_details(code, message, details)
+    Status::with_error_details(code, short(message), details)
 }
 
 /// Path in an `ApplyRequest`.

@@ -196,3 +196,19 @@ async fn what_is_not_there_cannot_be_edited_or_deleted() {
         v1::UpdateRealServerRequest { service: Some(key(80)), real_server: Some(real(11)) };
     not_found(client.update_real_server(request).await.unwrap_err(), "No such destination");
 }
+
+#[tokio::test]
+async fn a_refusal_quotes_only_the_beginning_of_what_is_too_long() {
+    let daemon = Daemon::start().await;
+    let mut client = daemon.client();
+    for name in ["n".repeat(1 << 20), "\u{e9}".repeat(1 << 19)] {
+        let setting = v1::Setting { name, value: "1".to_owned() };
+        let request = v1::SetSettingRequest { setting: Some(setting) };
+        let status = client.set_setting(request).await.unwrap_err();
+        assert_eq!(
+            (status.code(), field(&status).as_str()),
+            (Code::InvalidArgument, "setting.name")
+        );
+        assert!(status.message().len() < 1100 && status.message().ends_with("..."), "{status:?}");
+    }
+}
