@@ -13,6 +13,7 @@ mod churn;
 mod crash;
 mod drain;
 mod health;
+mod hostile;
 mod http;
 mod laboratory;
 mod local;
