@@ -191,6 +191,9 @@ pub async fn run(sources: Sources, config: Config) -> Result<(), DaemonError> {
     if let Some((listener, tls)) = listeners.tcp {
         tasks.spawn(server::serve_tcp(listener, tls, service, stopped.clone()));
     }
+    if let Some(otlp) = config.otlp.clone() {
+        tasks.spawn(web::otlp::export(otlp, Arc::clone(&fleet.engine), stopped.clone()));
+    }
     if let Some((listener, names)) = listeners.http {
         tasks.spawn(web::serve(listener, Arc::clone(&fleet.engine), names, stopped));
     }
@@ -447,11 +450,13 @@ async fn reload(sources: &Sources, started: &Config, engine: &Engine) {
         }
     };
     let fixed = |config: &Config| {
-        let Config { daemon, interfaces, api, http, desired: _ } = config.clone();
-        (daemon, interfaces, api, http)
+        let Config { daemon, interfaces, api, http, otlp, desired: _ } = config.clone();
+        (daemon, interfaces, api, http, otlp)
     };
     if fixed(&config) != fixed(started) {
-        tracing::warn!("[daemon], [[interface]], [api] and [http] change only with a restart");
+        tracing::warn!(
+            "[daemon], [[interface]], [api], [http] and [otlp] change only with a restart"
+        );
     }
     let apply = |state: &mut State| {
         let changes = state.apply(&config.desired, None)?;

@@ -53,6 +53,9 @@ fn every_field_arrives() {
     assert_eq!(config.api.socket, Path::new("/run/xvs/other.sock"));
     let tls = config.api.tcp.unwrap().tls.unwrap();
     assert_eq!(tls.client_ca, Path::new("/etc/xvs/clients.pem"));
+    let otlp = config.otlp.unwrap();
+    assert_eq!(otlp.endpoint, "http://collector.example.net:4317");
+    assert_eq!(otlp.interval.as_secs(), 15);
     let desired = config.desired;
     let timeouts = TimeoutSpec { tcp_s: 1800, tcp_fin_s: 60, udp_s: 120 };
     assert_eq!(desired.timeouts, Some(timeouts));

@@ -1,6 +1,6 @@
 //! From the file's values to what they mean, each checked, each fault with its path.
 
-use std::{fmt::Display, net::SocketAddr, path::PathBuf};
+use std::{fmt::Display, net::SocketAddr, path::PathBuf, time::Duration};
 
 use dataplane::{
     addr::{Addr, Family},
@@ -12,8 +12,9 @@ use dataplane::{
     sched::SchedFlags,
     selector::{Ports, Prefix, Selector},
 };
+use tonic::transport::Uri;
 
-use super::{Api, Config, Daemon, Desired, Http, Interface, Mode, Tcp, Tls, file};
+use super::{Api, Config, Daemon, Desired, Http, Interface, Mode, Otlp, Tcp, Tls, file};
 use crate::{
     access::{Grant, Grantee, Role},
     convert::request::{
@@ -52,6 +53,10 @@ pub(super) const FLOWS_MIN: u32 = 1 << 10;
 /// The most workers that can be asked for.
 const WORKERS_MAX: u16 = 64;
 
+/// Seconds from one export of metrics to the next, unless told otherwise, and at most.
+const DEFAULT_EXPORT_S: u32 = 10;
+const EXPORT_MAX_S: u32 = 3600;
+
 /// The most interfaces: what steering and the counters have room for.
 const INTERFACES_MAX: usize = 16;
 
@@ -75,6 +80,7 @@ pub(super) fn config(file: file::File) -> Result<Config> {
         interfaces: interfaces(&file.interface)?,
         api: api(file.api)?,
         http: file.http.map(http).transpose()?,
+        otlp: file.otlp.map(otlp).transpose()?,
         desired,
     })
 }
@@ -209,6 +215,21 @@ fn numbered(path: &str, name: &str, found: Option<u32>) -> Result<u32> {
 fn http(file: file::Http) -> Result<Http> {
     let listen = socket_address(&file.listen).map_err(|error| error.within("http"))?;
     Ok(Http { listen, names: file.names })
+}
+
+/// The collector's host and port are given, and nothing behind them.
+fn otlp(file: file::Otlp) -> Result<Otlp> {
+    let uri = file.endpoint.parse::<Uri>().ok().filter(|uri| {
+        let is_plain = uri.scheme_str() == Some("http") && uri.path() == "/";
+        is_plain && uri.query().is_none() && uri.port_u16().is_some()
+    });
+    if uri.is_none() {
+        let reason = format!("`{}` is not a collector's as http://localhost:4317", file.endpoint);
+        return Err(FieldError::new("otlp.endpoint", reason));
+    }
+    let seconds = file.interval_seconds;
+    let seconds = or("otlp.interval_seconds", seconds, DEFAULT_EXPORT_S, 1, EXPORT_MAX_S)?;
+    Ok(Otlp { endpoint: file.endpoint, interval: Duration::from_secs(seconds.into()) })
 }
 
 fn socket_address(text: &str) -> Result<SocketAddr> {

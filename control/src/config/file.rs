@@ -21,6 +21,8 @@ pub(super) struct File {
     pub(super) api: Api,
     /// Metrics and the status page over HTTP.
     pub(super) http: Option<Http>,
+    /// Metrics pushed to a collector by OTLP.
+    pub(super) otlp: Option<Otlp>,
     /// IPVS's settings by the names of the sysctls of net.ipv4.vs, and those of xvs.
     pub(super) settings: BTreeMap<String, i64>,
     /// Time-outs of flows, as `ipvsadm --set`.
@@ -130,6 +132,17 @@ pub(super) struct Http {
     /// Names under which browsers may ask for the page, besides addresses and localhost.
     #[serde(default)]
     pub(super) names: Vec<String>,
+}
+
+/// `[otlp]`: metrics pushed to a collector of OpenTelemetry, by gRPC. Off unless it is there.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Otlp {
+    /// The collector, as http://HOST:PORT; 4317 is the usual port.
+    pub(super) endpoint: String,
+    /// From one export to the next. Unless given, 10.
+    #[schemars(range(min = 1, max = 3600))]
+    pub(super) interval_seconds: Option<i64>,
 }
 
 /// `[timeouts]`, in seconds.

@@ -14,6 +14,7 @@ use std::{
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use dataplane::director::spec::{LocalPool, MarkRule, RealSpec, ServiceSpec, TimeoutSpec};
@@ -38,6 +39,8 @@ pub struct Config {
     pub api: Api,
     /// Where metrics and the status page are served; `None`: nowhere.
     pub http: Option<Http>,
+    /// Where metrics are pushed to; `None`: nowhere.
+    pub otlp: Option<Otlp>,
     /// What can be changed while the daemon runs.
     pub desired: Desired,
 }
@@ -124,6 +127,15 @@ pub struct Http {
     pub listen: SocketAddr,
     /// Names under which the page may be asked for, besides addresses and localhost.
     pub names: Vec<String>,
+}
+
+/// A collector of OpenTelemetry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Otlp {
+    /// Where it listens for gRPC: `http://HOST:PORT`.
+    pub endpoint: String,
+    /// From one export to the next: 1 s to one hour.
+    pub interval: Duration,
 }
 
 /// gRPC over TCP.

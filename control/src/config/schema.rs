@@ -114,6 +114,7 @@ mod tests {
                     "[[service]]\nmark = 1\n[[service.real]]\naddress = \"10.0.0.2\"\n{port}method = \"nat\"\n{policy}"
                 )
             }
+            "Otlp" => format!("[otlp]\nendpoint = \"http://localhost:4317\"\n{given}"),
             other => panic!("no example of a table {other}: add one"),
         }
     }

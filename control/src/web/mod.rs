@@ -1,4 +1,5 @@
-//! What is shown over HTTP: metrics for Prometheus, and the status page. Nothing can be changed by it.
+//! What is shown over HTTP: metrics for Prometheus, and the status page. Nothing can be changed by it. The
+//! same metrics can be pushed to a collector ([`otlp`]).
 //!
 //! Bounded: 64 connections, of which those beyond wait in the kernel's backlog; 10 seconds and 16 KiB for
 //! the head of a request. A name in its `Host` that is no address must be one that the configuration
@@ -7,6 +8,7 @@
 mod catalog;
 mod explain;
 mod metrics;
+pub mod otlp;
 mod page;
 mod status;
 mod view;
