@@ -272,6 +272,20 @@ def what_happens_is_told(box):
     watch.cancel()
 
 
+@table.calls(OPERATIONS, "Capture")
+def packets_are_captured(box):
+    # No packet comes to a daemon without interfaces: what there is is the beginning of a file.
+    briefly = Duration(nanos=50_000_000)
+    pieces = list(box.operate.Capture(operations.CaptureRequest(duration=briefly)))
+    octets = b"".join(piece.pcapng for piece in pieces)
+    assert octets[:4] == b"\x0a\x0d\x0d\x0a" and b"host in" in octets, octets
+    assert (pieces[-1].packets, pieces[-1].lost) == (0, 0)
+    told = box.first_line("capture --seconds 1", operations.CaptureResponse)
+    assert told == operations.CaptureResponse(), told
+    wrong = operations.CaptureRequest(snap_length=1)
+    box.refused(box.operate.Capture, wrong, INVALID, "INVALID", "snap_length")
+
+
 @table.calls(OPERATIONS, "WatchStatistics")
 def statistics_come_again_and_again(box):
     serve(box)
