@@ -156,16 +156,23 @@ impl Engine {
         self.policies_changed.notified().await;
     }
 
-    /// Has the board check what is asked for, if that changed since `seen`.
-    pub fn follow_policies(&self, seen: &mut Option<u64>, now: (Duration, SystemTime)) {
+    /// Now: by the time of health checks, and by everybody's.
+    pub fn health_now(&self) -> (Duration, SystemTime) {
+        (self.epoch.elapsed(), SystemTime::now())
+    }
+
+    /// Has the board check what is asked for, if that changed since it was looked at last.
+    pub fn follow_policies(&self) {
+        let mut followed = self.followed.lock().expect(UNPOISONED);
         let (configured, watched) = {
             let state = self.lock();
-            if *seen == Some(state.configured) {
+            if *followed == Some(state.configured) {
                 return;
             }
             (state.configured, state.watched())
         };
-        *seen = Some(configured);
+        *followed = Some(configured);
+        let now = self.health_now();
         let mut board = self.health();
         if !(watched.is_empty() && board.groups().is_empty()) {
             board.set(watched, now);

@@ -18,7 +18,7 @@ pub mod report;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use dataplane::{
@@ -74,6 +74,10 @@ pub struct Engine {
     evictor: Mutex<Evictor>,
     /// What health checks know.
     board: Mutex<Board>,
+    /// The configuration that they go by.
+    followed: Mutex<Option<u64>>,
+    /// Where their time begins.
+    epoch: Instant,
     /// Rung after each change, for health checks.
     policies_changed: Notify,
     /// What happens, told.
@@ -182,6 +186,8 @@ impl Engine {
             info: Info::new(&table),
             evictor: Mutex::new(evictor),
             board: Mutex::new(Board::new(seed)),
+            followed: Mutex::new(None),
+            epoch: Instant::now(),
             policies_changed: Notify::new(),
             events: Events::default(),
             table,

@@ -6,13 +6,13 @@ use std::{
     io,
     sync::Arc,
     thread::{self, JoinHandle},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use tokio::{
     sync::watch,
     task::{Id, JoinError, JoinSet},
-    time::{interval, sleep_until},
+    time::{interval, sleep},
 };
 
 use super::{
@@ -53,7 +53,6 @@ pub fn start(
 struct Runner {
     engine: Arc<Engine>,
     means: Arc<Means>,
-    epoch: Instant,
     running: JoinSet<Outcome>,
     probes: HashMap<Id, Probe>,
 }
@@ -61,25 +60,21 @@ struct Runner {
 impl Runner {
     fn new(engine: Arc<Engine>, means: Arc<Means>) -> Self {
         let (running, probes) = (JoinSet::new(), HashMap::new());
-        Self { engine, means, epoch: Instant::now(), running, probes }
+        Self { engine, means, running, probes }
     }
 
     fn now(&self) -> (Duration, SystemTime) {
-        (self.epoch.elapsed(), SystemTime::now())
+        self.engine.health_now()
     }
 
     async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut look = interval(LOOK);
-        let mut seen = None;
         loop {
-            self.engine.follow_policies(&mut seen, self.now());
+            self.engine.follow_policies();
             self.begin();
             self.engine.decide_health(self.now());
-            let next = self.engine.health().next().unwrap_or(Duration::from_secs(3600));
-            let room = self.probes.len() < PROBES;
-            let next = if room { next } else { Duration::MAX };
-            let due =
-                self.epoch + next.clamp(self.epoch.elapsed() + ROUND, Duration::from_secs(1 << 30));
+            let next = self.engine.health().next().filter(|_| self.probes.len() < PROBES);
+            let pause = next.map_or(LOOK, |next| next.saturating_sub(self.now().0)).max(ROUND);
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return,
@@ -87,13 +82,13 @@ impl Runner {
                 Some(ended) = self.running.join_next_with_id() => {
                     self.take(ended);
                     // What ends at about the same time makes one round.
-                    tokio::time::sleep(ROUND).await;
+                    sleep(ROUND).await;
                     while let Some(ended) = self.running.try_join_next_with_id() {
                         self.take(ended);
                     }
                 }
                 _ = look.tick() => self.engine.watch_flows(self.now().0),
-                () = sleep_until(due.into()) => {}
+                () = sleep(pause) => {}
             }
         }
     }

@@ -49,6 +49,8 @@ impl HealthCheckService for HealthChecks {
     ) -> Result<Response<v1::ListHealthResponse>, Status> {
         let only = request.into_inner().service.map(|key| request::service_key(&key)).transpose();
         let only = only.map_err(|error| malformed(&error.within("service")))?;
+        // What was asked for a moment ago is shown, though its first probe has yet to begin.
+        self.engine.follow_policies();
         let board = self.engine.health();
         let asked = board.groups().iter().filter(|(key, _)| only.is_none_or(|only| only == **key));
         let services = asked.map(|(key, group)| health::service(key, group)).collect();

@@ -1,6 +1,6 @@
 //! Policies of health checks over the API: set, listed, refused, kept.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tonic::Code;
 use xvs_control::proto::v1::{
@@ -36,9 +36,8 @@ async fn a_policy_is_no_part_of_a_service_and_stays_with_it() {
     // What ipvsadm -E does leaves it alone.
     let service = super::service(80, "wlc");
     client.update_service(v1::UpdateServiceRequest { service: Some(service) }).await.unwrap();
-    let now = (Duration::ZERO, SystemTime::now());
-    daemon.engine.follow_policies(&mut None, now);
-    daemon.engine.decide_health(now);
+    daemon.engine.follow_policies();
+    daemon.engine.decide_health(daemon.engine.health_now());
     let listed = health.list_health(v1::ListHealthRequest::default()).await.unwrap().into_inner();
     assert_eq!(listed.services.len(), 1);
     let found = &listed.services[0];
