@@ -6,6 +6,7 @@
 
 mod bare;
 mod bound;
+mod flood;
 mod instructions;
 mod matrix;
 mod ring;
@@ -72,6 +73,9 @@ pub(crate) struct Args {
     /// Measure so often; medians count.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=99))]
     rounds: u16,
+    /// Measure established flows beside a flood of new ones, and what sweeping the table costs.
+    #[arg(long, conflicts_with_all = ["new", "cold", "private", "workers"])]
+    flood: bool,
     /// Measure every method, family and table size, up to `--flows`, and print a table.
     #[arg(long, conflicts_with_all = ["new", "cold", "private"])]
     matrix: bool,
@@ -122,6 +126,12 @@ struct Report {
     private_ns: Option<f64>,
     /// `ns_per_packet / private_ns`.
     shared_ratio: Option<f64>,
+    /// With as many new flows at the same worker, over `ns_per_packet` without.
+    flood_ratio: Option<f64>,
+    /// With new flows at another worker, over the same.
+    flood_beside_ratio: Option<f64>,
+    /// Percent of a core that sweeping the table each second takes.
+    sweep_percent: Option<f64>,
     /// The pages that the table is in.
     pages: &'static str,
 }
@@ -170,6 +180,15 @@ fn print(report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
     if let (Some(private), Some(ratio)) = (report.private_ns, report.shared_ratio) {
         writeln!(out, "a table for each worker {private:.1} ns, shared is {ratio:.2} of it")?;
     }
+    if let (Some(same), Some(other), Some(sweep)) =
+        (report.flood_ratio, report.flood_beside_ratio, report.sweep_percent)
+    {
+        writeln!(
+            out,
+            "under a flood of new flows {same:.2} of that, {other:.2} with the flood at another worker; \
+             sweeping the table takes {sweep:.3} % of a core"
+        )?;
+    }
     writeln!(
         out,
         "{:.1} octets per flow in {} pages, {} allocations while measuring",
@@ -195,6 +214,9 @@ fn measure(args: &Args) -> anyhow::Result<Report> {
         ratio: of(|r| Some(r.ratio)).unwrap_or_default(),
         bare_ns: of(|r| r.bare_ns),
         hot_ratio: of(|r| r.hot_ratio),
+        flood_ratio: of(|r| r.flood_ratio),
+        flood_beside_ratio: of(|r| r.flood_beside_ratio),
+        sweep_percent: of(|r| r.sweep_percent),
         private_ns: of(|r| r.private_ns),
         shared_ratio: of(|r| r.shared_ratio),
         allocations: rounds.iter().map(|r| r.allocations).sum(),
@@ -214,6 +236,7 @@ fn setup(args: &Args) -> anyhow::Result<Setup> {
         new: args.new,
         cold: args.cold,
         private: false,
+        spare: 0,
         seed: args.seed,
         windows: args.windows,
     })
@@ -230,6 +253,7 @@ fn round(args: &Args) -> anyhow::Result<Report> {
     let bound_ns = bound::measure(wanted.flows, run.pages, args.seed, args.windows)?;
     let private = Setup { private: true, ..wanted };
     let private = args.private.then(|| private.run()).transpose()?;
+    let flooded = args.flood.then(|| wanted.flooded()).transpose()?;
     Ok(Report {
         method: args.method.clone(),
         flows: args.flows,
@@ -250,6 +274,9 @@ fn round(args: &Args) -> anyhow::Result<Report> {
         hot_ratio: bare_ns.map(|bare| hot.nanos / bare),
         private_ns: private.as_ref().map(|private| private.nanos),
         shared_ratio: private.map(|private| run.nanos / private.nanos),
+        flood_ratio: flooded.map(|flooded| flooded.same / flooded.quiet),
+        flood_beside_ratio: flooded.map(|flooded| flooded.other / flooded.quiet),
+        sweep_percent: flooded.map(|flooded| flooded.sweep * 100.0),
         pages: run.pages.name(),
     })
 }
@@ -279,13 +306,43 @@ mod tests {
                 let workers = if new { 1 } else { 2 };
                 let traffic = Traffic { method, family, frames: Frames::Mixed };
                 let (cold, private, seed, windows) = (new, !new, 3, 50);
-                let setup =
-                    Setup { traffic, flows: 3000, workers, new, cold, private, seed, windows };
+                let spare = 0;
+                let setup = Setup {
+                    traffic,
+                    flows: 3000,
+                    workers,
+                    new,
+                    cold,
+                    private,
+                    spare,
+                    seed,
+                    windows,
+                };
                 let run = setup.run().unwrap();
                 assert_eq!(run.allocations, 0, "{method:?}, new: {new}");
                 assert!(run.nanos > 0.0 && run.bytes_per_flow > 64.0);
             }
         }
+    }
+
+    #[test]
+    fn a_flood_leaves_established_flows_alone() {
+        let traffic = Traffic { method: Method::Nat, family: Family::V4, frames: Frames::Short };
+        let (cold, private, seed, windows) = (false, false, 3, 50);
+        let setup = Setup {
+            traffic,
+            flows: 3000,
+            workers: 1,
+            new: false,
+            cold,
+            private,
+            spare: 0,
+            seed,
+            windows,
+        };
+        let flooded = setup.flooded().unwrap();
+        assert!(flooded.quiet > 0.0 && flooded.same > 0.0 && flooded.other > 0.0);
+        assert!(flooded.sweep > 0.0 && flooded.sweep < 1.0);
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub(super) struct Setup {
     pub(super) cold: bool,
     /// Every worker has a table of its own, with its share of the flows.
     pub(super) private: bool,
+    /// Slots for half-open flows beside those of `flows`.
+    pub(super) spare: usize,
     pub(super) seed: u64,
     /// How many windows each worker is measured in.
     pub(super) windows: usize,
@@ -56,9 +58,9 @@ pub(super) struct Run {
 }
 
 /// One table with its flows and the workers over it.
-struct Side {
-    flows: Vec<Flow>,
-    workers: Vec<Pipeline>,
+pub(super) struct Side {
+    pub(super) flows: Vec<Flow>,
+    pub(super) workers: Vec<Pipeline>,
     bytes_per_flow: f64,
     pages: Pages,
 }
@@ -78,7 +80,7 @@ impl Setup {
     }
 
     /// One of `sides` tables.
-    fn side(self, sides: usize) -> anyhow::Result<Side> {
+    pub(super) fn side(self, sides: usize) -> anyhow::Result<Side> {
         let (flows, workers) = (self.flows / sides, self.workers / sides);
         let sizes = Sizes { flows, endpoints: 64, seed: self.seed, table_size: 0 };
         let mut config = TableConfig::new(flows, workers, HashKey::from_seed(self.seed));
@@ -87,6 +89,9 @@ impl Setup {
             // that are just ending.
             config.half_open = flows;
             config.capacity = flows + flows / 8 + 4096 * workers;
+        } else if self.spare > 0 {
+            config.half_open = self.spare;
+            config.capacity = flows + 2 * self.spare + 4096 * workers;
         }
         let mut shared = Shared::over(&config, &sizes)?;
         self.traffic.describe(&mut shared.director, "rr")?;
@@ -231,6 +236,6 @@ impl Setup {
 }
 
 /// Numbers of flows that one of `workers` workers opens: those of different workers differ.
-fn fresh(number: usize, workers: usize) -> impl Iterator<Item = usize> {
+pub(super) fn fresh(number: usize, workers: usize) -> impl Iterator<Item = usize> {
     (number..).step_by(workers)
 }
