@@ -100,7 +100,12 @@ fn a_second_process_on_an_interface_is_refused_by_name() {
         };
         assert_eq!(interface, "l0");
         drop(setup);
-        assert!(!attached(&rig.lb, "l0"));
+        // A test beside this one may just have forked: its child holds the link until it is a program.
+        let deadline = Instant::now() + PATIENCE;
+        while attached(&rig.lb, "l0") {
+            assert!(Instant::now() < deadline, "the program is still attached");
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
