@@ -91,8 +91,9 @@ function condition(real) {
   if (real.sorry) return element("span", { class: "tag warn" }, "sorry server");
   const { health } = real;
   if (health && !health.up) {
-    const used = real.seen_weight > 0 ? "used, though down" : "down";
-    return element("span", { class: "tag bad" }, `${used} for ${span(health.since_seconds)}`);
+    const since = `down for ${span(health.since_seconds)}`;
+    const used = real.seen_weight > 0;
+    return element("span", { class: "tag bad", title: since }, used ? "used, though down" : since);
   }
   if (real.weight === 0) return element("span", { class: "tag warn" }, "weight 0");
   if (real.seen_weight === 0) return element("span", { class: "tag warn" }, "in reserve");
