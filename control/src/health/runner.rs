@@ -46,7 +46,12 @@ pub fn start(
     let forwarding = (!interfaces.is_empty())
         .then(|| Arc::new(Forwarding::new(Arc::clone(&engine), interfaces)) as Arc<dyn Through>);
     let means = Arc::new(Means::new(forwarding));
-    let body = move || runtime.block_on(Runner::new(engine, means).run(stop));
+    let body = move || {
+        // Scripts are started by this thread: they get none of the daemon's rights, which it keeps. An
+        // old kernel that knows no ambient rights hands none down.
+        rustix::thread::clear_ambient_capability_set().ok();
+        runtime.block_on(Runner::new(engine, means).run(stop));
+    };
     thread::Builder::new().name("xvs-health".to_owned()).spawn(body)
 }
 

@@ -1,5 +1,5 @@
 //! A program ends with 0. It is started directly, without a shell, in a process group of its own that
-//! is killed when its time is over.
+//! is killed when its time is over. It runs as the daemon's user, without its capabilities.
 //!
 //! It learns what it is about from its environment: `XVS_PROTOCOL`, `XVS_VIP`, `XVS_VPORT`, `XVS_REAL`,
 //! `XVS_RPORT`. The first line it prints is shown.
