@@ -165,6 +165,9 @@ fn the_pipeline_report_has_the_keys_that_others_read() {
             "hot_ratio",
             "private_ns",
             "shared_ratio",
+            "flood_ratio",
+            "flood_beside_ratio",
+            "sweep_percent",
             "pages"
         ]
     );
