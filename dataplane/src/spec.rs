@@ -3,6 +3,7 @@
 use crate::{
     addr::{Addr, Family},
     endpoint::Method,
+    forward::{TUNNEL_CHECKSUM, TUNNEL_REMOTE_CHECKSUM},
     sched::SchedFlags,
     selector::Selector,
 };
@@ -120,6 +121,17 @@ pub struct TunnelSpec {
     pub checksum: bool,
     /// `--tun-remcsum`.
     pub remote_checksum: bool,
+}
+
+impl TunnelSpec {
+    /// As endpoints keep it: see [`crate::endpoint::Endpoint::tunnel`].
+    #[must_use]
+    pub fn word(self) -> u32 {
+        let flag = |on: bool, flag: u32| if on { flag } else { 0 };
+        u32::from(self.port)
+            | flag(self.checksum, TUNNEL_CHECKSUM)
+            | flag(self.remote_checksum, TUNNEL_REMOTE_CHECKSUM)
+    }
 }
 
 /// A real server as it is asked for.

@@ -262,9 +262,7 @@ impl Director {
             weight: spec.weight,
             upper: spec.upper,
             lower: spec.lower,
-            tunnel: u32::from(spec.tunnel.port)
-                | u32::from(spec.tunnel.checksum) << 16
-                | u32::from(spec.tunnel.remote_checksum) << 17,
+            tunnel: spec.tunnel.word(),
         });
     }
 }

@@ -82,16 +82,39 @@ impl Director {
     ///
     /// No such service or real server, or its new description is wrong.
     pub fn edit_real(&mut self, key: &ServiceKey, spec: &RealSpec) -> Result<(), DirectorError> {
-        let entry = self.service(key)?;
-        let place = entry.reals.iter().position(|real| same(real, spec.addr, spec.port));
-        let place = place.ok_or(DirectorError::NoSuchReal)?;
+        self.real_endpoint(key, (spec.addr, spec.port))?;
         check::real(key, spec)?;
-        let RealEntry { id, hold, share, .. } = entry.reals[place];
-        let port = self.endpoints.get(id).port();
-        self.renew(key, id, &RealSpec { port, ..*spec }, (hold, share));
+        self.revise(key, (spec.addr, spec.port), |real| {
+            real.spec = *spec;
+            true
+        })
+    }
+
+    /// Changes what is kept of a real server, tells its endpoint and its scheduler. `edit` says whether
+    /// there is anything to tell.
+    fn revise(
+        &mut self,
+        key: &ServiceKey,
+        (addr, port): (Addr, u16),
+        edit: impl FnOnce(&mut RealEntry) -> bool,
+    ) -> Result<(), DirectorError> {
         let entry = self.service_mut(key)?;
-        entry.reals[place].spec = *spec;
-        entry.rebuild(Change::Edited(id));
+        let place = entry.reals.iter().position(|real| same(real, addr, port));
+        let place = place.ok_or(DirectorError::NoSuchReal)?;
+        let was = entry.reals[place].share.present;
+        if !edit(&mut entry.reals[place]) {
+            return Ok(());
+        }
+        let RealEntry { id, spec, hold, share, .. } = entry.reals[place];
+        let port = self.endpoints.get(id).port();
+        self.renew(key, id, &RealSpec { port, ..spec }, (hold, share));
+        let entry = self.service_mut(key)?;
+        let change = match (was, share.present) {
+            (true, false) => Change::Removed { id, before: entry.present_before(place) },
+            (false, true) => Change::Added(id),
+            _ => Change::Edited(id),
+        };
+        entry.rebuild(change);
         self.generation += 1;
         Ok(())
     }
@@ -105,24 +128,10 @@ impl Director {
     pub fn hold_real(
         &mut self,
         key: &ServiceKey,
-        (addr, port): (Addr, u16),
+        name: (Addr, u16),
         hold: Hold,
     ) -> Result<(), DirectorError> {
-        let entry = self.service(key)?;
-        let place = entry.reals.iter().position(|real| same(real, addr, port));
-        let place = place.ok_or(DirectorError::NoSuchReal)?;
-        let real = &entry.reals[place];
-        if real.hold == hold {
-            return Ok(());
-        }
-        let RealEntry { id, spec, share, .. } = *real;
-        let port = self.endpoints.get(id).port();
-        self.renew(key, id, &RealSpec { port, ..spec }, (hold, share));
-        let entry = self.service_mut(key)?;
-        entry.reals[place].hold = hold;
-        entry.rebuild(Change::Edited(id));
-        self.generation += 1;
-        Ok(())
+        self.revise(key, name, |real| std::mem::replace(&mut real.hold, hold) != hold)
     }
 
     /// Says what health checks leave of a real server; editing it leaves that as it is.
@@ -133,29 +142,10 @@ impl Director {
     pub fn share_real(
         &mut self,
         key: &ServiceKey,
-        (addr, port): (Addr, u16),
+        name: (Addr, u16),
         share: Share,
     ) -> Result<(), DirectorError> {
-        let entry = self.service(key)?;
-        let place = entry.reals.iter().position(|real| same(real, addr, port));
-        let place = place.ok_or(DirectorError::NoSuchReal)?;
-        let RealEntry { id, spec, hold, share: was, .. } = entry.reals[place];
-        if was == share {
-            return Ok(());
-        }
-        let port = self.endpoints.get(id).port();
-        self.renew(key, id, &RealSpec { port, ..spec }, (hold, share));
-        let entry = self.service_mut(key)?;
-        entry.reals[place].share = share;
-        let ahead = entry.reals[..place].iter().rev().find(|real| real.share.present);
-        let change = match (was.present, share.present) {
-            (true, false) => Change::Removed { id, before: ahead.map(|real| real.id) },
-            (false, true) => Change::Added(id),
-            _ => Change::Edited(id),
-        };
-        entry.rebuild(change);
-        self.generation += 1;
-        Ok(())
+        self.revise(key, name, |real| std::mem::replace(&mut real.share, share) != share)
     }
 
     /// The endpoint of a real server.
@@ -227,8 +217,7 @@ impl Director {
             return;
         };
         let real = entry.reals.remove(place);
-        let ahead = entry.reals[..place].iter().rev().find(|real| real.share.present);
-        let before = ahead.map(|real| real.id);
+        let before = entry.present_before(place);
         entry.rebuild(Change::Removed { id: real.id, before });
         let counted = less(self.counted(real.id), real.joined);
         let entry = &mut self.services[at];

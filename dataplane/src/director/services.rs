@@ -30,6 +30,12 @@ impl ServiceEntry {
         self.reals.iter().filter(|real| real.share.present).map(candidate).collect()
     }
 
+    /// Who stands before this place in the list that the scheduler sees.
+    pub(super) fn present_before(&self, place: usize) -> Option<EndpointId> {
+        let mut before = self.reals[..place].iter().rev();
+        before.find(|real| real.share.present).map(|real| real.id)
+    }
+
     /// Builds what the workers get, and tells the scheduler what has changed.
     pub(super) fn rebuild(&mut self, change: Change) {
         let reals = self.candidates();

@@ -10,7 +10,7 @@ use dataplane::{
     addr::Addr,
     director::spec::RealSpec,
     endpoint::{Description, EndpointId, Endpoints, Method},
-    forward::{self, Job, TUNNEL_CHECKSUM, TUNNEL_REMOTE_CHECKSUM},
+    forward::{self, Job},
     io::tap::{ADDRS_MAX, LINK},
     packet::{HEADROOM, Packet},
     route::Path,
@@ -50,14 +50,11 @@ impl Target {
     pub(super) fn new(real: &RealSpec, (vip, port): (Addr, u16), path: Path) -> Self {
         let ends = Endpoints::with_destinations(2, 0);
         ends.get(VIRT).describe(&Description { addr: vip, port, ..Description::default() });
-        let flag = |on: bool, bit: u32| if on { bit } else { 0 };
         ends.get(REAL).describe(&Description {
             addr: real.addr,
             port: real.port,
             method: real.method,
-            tunnel: u32::from(real.tunnel.port)
-                | flag(real.tunnel.checksum, TUNNEL_CHECKSUM)
-                | flag(real.tunnel.remote_checksum, TUNNEL_REMOTE_CHECKSUM),
+            tunnel: real.tunnel.word(),
             ..Description::default()
         });
         Self { ends, method: real.method, path }
