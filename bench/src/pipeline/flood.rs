@@ -92,9 +92,7 @@ impl Setup {
         let mut sent = 0;
         for _ in 0..self.windows {
             if let Some(numbers) = &mut numbers {
-                let fresh = numbers.take(Windows::PACKETS);
-                ring.fill(0, fresh.map(|number| self.traffic.fresh(number)));
-                ring.process(pipeline, Windows::PACKETS);
+                self.open(&mut ring, pipeline, numbers);
             }
             let any = |_| self.traffic.any(flows, (0, 1), &mut rng);
             ring.fill(0, (0..Windows::PACKETS).map(any));
@@ -107,15 +105,25 @@ impl Setup {
         Ok(windows.nanos_per_packet())
     }
 
+    /// Opens a window of new flows.
+    fn open(
+        self,
+        ring: &mut Ring,
+        pipeline: &mut Pipeline,
+        numbers: &mut dyn Iterator<Item = usize>,
+    ) {
+        let fresh = numbers.take(Windows::PACKETS);
+        ring.fill(0, fresh.map(|number| self.traffic.fresh(number)));
+        ring.process(pipeline, Windows::PACKETS);
+    }
+
     /// Opens new flows as fast as it can until it is told to stop.
     fn flood(self, pipeline: &mut Pipeline, stop: &AtomicBool) {
         pipeline.table_mut().online();
         let mut ring = Ring::new(1, self.traffic.slot());
         let mut numbers = fresh(1, 2).skip(self.flows + Windows::PACKETS);
         while !stop.load(Relaxed) {
-            let fresh = numbers.by_ref().take(Windows::PACKETS);
-            ring.fill(0, fresh.map(|number| self.traffic.fresh(number)));
-            ring.process(pipeline, Windows::PACKETS);
+            self.open(&mut ring, pipeline, &mut numbers);
         }
         pipeline.table_mut().offline();
     }
