@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::{Config, Desired},
-    convert::{answer, health, marks},
+    convert::{answer, marks},
     proto::v1,
     rules,
 };
@@ -29,10 +29,8 @@ pub(super) fn request(
     expected_generation: Option<u64>,
 ) -> Result<v1::ApplyRequest, Refusal> {
     let desired = read(file)?;
-    let entry = |(spec, reals): &(ServiceSpec, Vec<RealSpec>)| v1::ServiceEntry {
-        service: Some(answer::service(spec)),
-        real_servers: reals.iter().map(answer::real_server).collect(),
-        health: desired.policies.as_ref().and_then(|all| all.get(&spec.key)).map(health::write),
+    let entry = |service: &(ServiceSpec, Vec<RealSpec>)| {
+        answer::service_entry(service, desired.policy(&service.0.key))
     };
     let setting = |(name, value): &(String, u32)| v1::Setting {
         name: name.clone(),

@@ -16,29 +16,19 @@ use super::{
     client::Client,
     output::Format,
     status::other,
-    verbs::{End, usage},
+    verbs::{Ends, usage},
 };
-use crate::{proto::v1, words};
+use crate::proto::v1;
 
-/// Which packets, and where to.
+/// Which packets, and where to. A real server of dr has no place in any packet.
 #[derive(Debug, Args)]
 pub(super) struct CaptureArgs {
     /// Write a pcapng file; `-` writes it to standard output, as for `tshark -r -`. Otherwise each
     /// packet is shown in a line.
     #[arg(short, long, value_name = "FILE")]
     write: Option<PathBuf>,
-    /// tcp, udp or sctp.
-    #[arg(long)]
-    protocol: Option<String>,
-    /// The client, as 10.9.0.1, 10.9.0.1:4711, fd00::1 or [fd00::1]:4711.
-    #[arg(long, value_name = "ADDRESS[:PORT]")]
-    client: Option<End>,
-    /// The VIP, written like the client.
-    #[arg(long = "virtual", value_name = "ADDRESS[:PORT]")]
-    virt: Option<End>,
-    /// The real server, written like the client. One of dr has no place in any packet.
-    #[arg(long, value_name = "ADDRESS[:PORT]")]
-    real: Option<End>,
+    #[command(flatten)]
+    ends: Ends,
     /// Only packets that are dropped.
     #[arg(long)]
     dropped: bool,
@@ -58,20 +48,15 @@ pub(super) struct CaptureArgs {
 
 impl CaptureArgs {
     fn request(&self) -> Result<v1::CaptureRequest, Refusal> {
-        let end = |end: &Option<End>| end.clone().map_or_else(Default::default, |End(end)| end);
-        let protocol = match &self.protocol {
-            Some(name) => words::parse_protocol(name).map_err(|reason| usage(&reason))?.into(),
-            None => 0,
-        };
-        let (client, virt, real) = (end(&self.client), end(&self.virt), end(&self.real));
+        let ends = self.ends.read()?;
         Ok(v1::CaptureRequest {
-            protocol,
-            client_address: client.0,
-            client_port: client.1,
-            virtual_address: virt.0,
-            virtual_port: virt.1,
-            real_address: real.0,
-            real_port: real.1,
+            protocol: ends.protocol,
+            client_address: ends.client_address,
+            client_port: ends.client_port,
+            virtual_address: ends.virtual_address,
+            virtual_port: ends.virtual_port,
+            real_address: ends.real_address,
+            real_port: ends.real_port,
             dropped: self.dropped,
             interface: self.interface.clone().unwrap_or_default(),
             snap_length: self.snaplen,

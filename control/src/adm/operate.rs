@@ -18,7 +18,11 @@ use super::{
     status::other,
     verbs::{Filter, endpoint, usage},
 };
-use crate::{convert::request, proto::v1, words::ServiceName};
+use crate::{
+    convert::{health, request},
+    proto::v1,
+    words::ServiceName,
+};
 
 /// A service, named as ipvsadm names it.
 #[derive(Debug, Args)]
@@ -351,16 +355,7 @@ fn event(message: &v1::WatchResponse, bold: bool) -> String {
             vec![format!("worker {} {what}, {} restarts{why}", event.worker, event.restarts)]
         }
         Some(Event::Health(event)) => {
-            use v1::health_event::Kind;
-            let what = match event.kind() {
-                Kind::Up => "is up",
-                Kind::Down => "is down",
-                Kind::QuorumReached => "has its quorum",
-                Kind::QuorumLost => "lost its quorum",
-                Kind::PanicBegan => "uses all real servers",
-                Kind::PanicEnded => "uses only what is up",
-                Kind::Unspecified => "?",
-            };
+            let what = health::event_name(event);
             let real = event.real_server.as_ref();
             let real = real.map_or_else(String::new, |real| format!("{} of ", named(real)));
             vec![format!("{real}{} {what}: {}", service(event.service.as_ref()), event.note)]

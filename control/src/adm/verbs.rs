@@ -83,7 +83,8 @@ enum Verb {
     /// Lists flows with their packets and octets; or counts or ends those that fit.
     Flows(FlowsArgs),
     /// Shows packets as they came, with what became of them, and as they left; or writes them for tshark.
-    /// Packets that come faster than they can be told are left out and counted.
+    /// Packets that come faster than they can be told are left out and counted. A real server of dr has
+    /// no place in any packet: ask by client or VIP.
     Capture(CaptureArgs),
     /// Takes a real server out without breaking anyone: it gets no new flows, the old ones live on
     /// until they end or the deadline comes. Shows the progress; ending this command does not end
@@ -152,6 +153,16 @@ enum Verb {
 /// Which flows; all of what is given must fit.
 #[derive(Debug, clap::Args)]
 pub(super) struct Filter {
+    #[command(flatten)]
+    ends: Ends,
+    /// State, as ESTABLISHED or syn_recv.
+    #[arg(long)]
+    state: Option<String>,
+}
+
+/// Between whom; all of what is given must fit.
+#[derive(Debug, clap::Args)]
+pub(super) struct Ends {
     /// tcp, udp or sctp.
     #[arg(long)]
     protocol: Option<String>,
@@ -164,9 +175,6 @@ pub(super) struct Filter {
     /// Real server, written like the client.
     #[arg(long, value_name = "ADDRESS[:PORT]")]
     real: Option<String>,
-    /// State, as ESTABLISHED or syn_recv.
-    #[arg(long)]
-    state: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -329,6 +337,14 @@ fn proc(name: Proc, client: &mut Client<'_>) -> Result<String, Failure> {
 
 impl Filter {
     pub(super) fn read(&self) -> Result<FlowFilter, Refusal> {
+        let state = self.state.clone().unwrap_or_default();
+        Ok(FlowFilter { state, ..self.ends.read()? })
+    }
+}
+
+impl Ends {
+    /// As a filter of flows in any state.
+    pub(super) fn read(&self) -> Result<FlowFilter, Refusal> {
         let mut filter = FlowFilter::default();
         if let Some(name) = &self.protocol {
             filter.protocol = words::parse_protocol(name).map_err(|e| usage(&e))?.into();
@@ -342,7 +358,6 @@ impl Filter {
         if let Some(end) = &self.real {
             (filter.real_address, filter.real_port) = endpoint(end)?;
         }
-        filter.state = self.state.clone().unwrap_or_default();
         Ok(filter)
     }
 }
@@ -356,20 +371,6 @@ pub(super) fn endpoint(text: &str) -> Result<(String, Option<u32>), Refusal> {
         .parse()
         .map_err(|_unparsed| usage(&format!("`{text}` is no address, with or without a port")))?;
     Ok((address.ip().to_string(), Some(address.port().into())))
-}
-
-/// An address with or without a port, as an argument.
-#[derive(Clone, Debug)]
-pub(super) struct End(pub(super) (String, Option<u32>));
-
-impl std::str::FromStr for End {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        endpoint(text)
-            .map(Self)
-            .map_err(|_refused| format!("`{text}` is no address, with or without a port"))
-    }
 }
 
 /// A refusal of the command line.

@@ -67,13 +67,14 @@ type Result<T> = std::result::Result<T, FieldError>;
 
 /// Checks a whole file.
 pub(super) fn config(file: file::File) -> Result<Config> {
+    let services = each("service", &file.service, service)?;
     let desired = Desired {
-        services: each("service", &file.service, service)?,
+        policies: Some(super::health::policies(&file.service, &services)?),
+        services,
         locals: file.local.as_ref().map(locals).transpose()?,
         timeouts: timeouts(&file.timeouts)?,
         settings: settings(&file)?,
         mark_rules: Some(each("mark", &file.mark, mark_rule)?),
-        policies: Some(super::health::policies(&file.service)?),
     };
     Ok(Config {
         daemon: daemon(&file.daemon)?,
@@ -345,7 +346,7 @@ fn client_address(way: Option<&str>) -> Result<ClientAddress> {
     })
 }
 
-pub(super) fn service_key(file: &file::Service) -> Result<ServiceKey> {
+fn service_key(file: &file::Service) -> Result<ServiceKey> {
     let Some(mark) = file.mark else {
         if file.family.is_some() {
             return Err(FieldError::new("family", "goes with mark, not with address"));
@@ -426,7 +427,13 @@ fn addr(text: &str) -> Result<Addr> {
 }
 
 /// The value if it is given and within its bounds, else the default.
-fn or(path: &str, value: Option<i64>, default: u32, least: u32, greatest: u32) -> Result<u32> {
+pub(super) fn or(
+    path: &str,
+    value: Option<i64>,
+    default: u32,
+    least: u32,
+    greatest: u32,
+) -> Result<u32> {
     value.map_or(Ok(default), |value| within(path, value, least, greatest))
 }
 

@@ -2,52 +2,59 @@
 
 use std::time::Duration;
 
+use dataplane::director::spec::{RealSpec, ServiceKey, ServiceSpec};
+
 use super::{
-    check::{self, service_key, within},
+    check::{self, within},
     file,
 };
 use crate::{
     convert::{health, request::each},
     engine::health::Policies,
     field::{self, FieldError},
-    health::policy::{Check, Http, Kind, Passive, Policy},
+    health::policy::{
+        Check, FAILURES, HOLD_S, Http, INTERVAL_MS, JITTER_PERCENT, Kind, PANIC_PERCENT, Passive,
+        Policy, QUORUM, SLOW_START_S, TIMEOUT_MS, TIMES,
+    },
 };
 
 type Result<T> = std::result::Result<T, FieldError>;
 
-/// The policies of these services, each checked for its own.
-pub(super) fn policies(services: &[file::Service]) -> Result<Policies> {
+/// The policies of these services, each checked for its own as it was read.
+pub(super) fn policies(
+    files: &[file::Service],
+    services: &[(ServiceSpec, Vec<RealSpec>)],
+) -> Result<Policies> {
     let mut policies = Policies::new();
-    for (at, service) in services.iter().enumerate() {
-        let Some(file) = &service.health else { continue };
+    for (at, (file, (spec, reals))) in files.iter().zip(services).enumerate() {
+        let Some(file) = &file.health else { continue };
         let of = |error: FieldError| error.within(format_args!("service[{at}].health"));
-        let key = service_key(service)?;
-        let policy = policy(file, service).map_err(of)?;
-        let reals = each("real", &service.real, |file| check::real(file, &key))?;
-        policy.check(&key, &reals).map_err(of)?;
-        policies.insert(key, policy);
+        let policy = policy(file, &spec.key).map_err(of)?;
+        policy.check(&spec.key, reals).map_err(of)?;
+        policies.insert(spec.key, policy);
     }
     Ok(policies)
 }
 
-fn policy(file: &file::Health, service: &file::Service) -> Result<Policy> {
-    let key = service_key(service)?;
+/// The number if it is given and within its bounds, else the default.
+fn number(path: &str, value: Option<i64>, (least, most): (u32, u32), default: u32) -> Result<u32> {
+    check::or(path, value, default, least, most)
+}
+
+fn policy(file: &file::Health, key: &ServiceKey) -> Result<Policy> {
     let default = Policy::default();
-    let number = |path: &str, value: Option<i64>, least: u32, most: u32, default: u32| {
-        value.map_or(Ok(default), |value| within(path, value, least, most))
-    };
     let on_down = match file.on_down.as_deref() {
         None => default.on_down,
         Some(name) => health::on_down(name).map_err(|reason| FieldError::new("on_down", reason))?,
     };
-    let slow_start = number("slow_start_seconds", file.slow_start_seconds, 0, 3600, 0)?;
-    let sorry = file.sorry.as_ref().map(|real| check::real(real, &key));
+    let slow_start = number("slow_start_seconds", file.slow_start_seconds, SLOW_START_S, 0)?;
+    let sorry = file.sorry.as_ref().map(|real| check::real(real, key));
     let passive = match &file.passive {
         None => None,
         Some(passive) => Some(Passive {
-            failures: number("passive.failures", passive.failures, 1, 1_000_000, 5)?,
+            failures: number("passive.failures", passive.failures, FAILURES, 5)?,
             hold: Duration::from_secs(
-                number("passive.hold_seconds", passive.hold_seconds, 1, 3600, 10)?.into(),
+                number("passive.hold_seconds", passive.hold_seconds, HOLD_S, 10)?.into(),
             ),
         }),
     };
@@ -56,47 +63,31 @@ fn policy(file: &file::Health, service: &file::Service) -> Result<Policy> {
         start_down: file.start_down,
         on_down,
         slow_start: Duration::from_secs(slow_start.into()),
-        quorum: number("quorum", file.quorum, 1, u32::MAX, default.quorum)?,
-        hysteresis: number("quorum_hysteresis", file.quorum_hysteresis, 0, u32::MAX, 0)?,
-        panic_percent: number("panic_percent", file.panic_percent, 0, 100, 0)?,
+        quorum: number("quorum", file.quorum, QUORUM, default.quorum)?,
+        hysteresis: number("quorum_hysteresis", file.quorum_hysteresis, (0, u32::MAX), 0)?,
+        panic_percent: number("panic_percent", file.panic_percent, PANIC_PERCENT, 0)?,
         sorry: sorry.transpose().map_err(|error| error.within("sorry"))?,
         passive,
     })
 }
 
 fn one(file: &file::Check) -> Result<Check> {
-    let kind = kind(file)?;
-    let default = Check::new(Kind::Tcp);
-    let millis = |path: &str, value: Option<i64>, (least, most): (u32, u32), default: Duration| {
-        value.map_or(Ok(default), |value| {
-            within(path, value, least, most).map(|value| Duration::from_millis(value.into()))
-        })
+    let default = Check::new(kind(file)?);
+    let millis = |path: &str, value: Option<i64>, bounds: (u32, u32), default: Duration| {
+        let given = value.map(|value| within(path, value, bounds.0, bounds.1)).transpose()?;
+        Ok::<_, FieldError>(given.map_or(default, |value| Duration::from_millis(value.into())))
     };
-    let times = |path: &str, value: Option<i64>, default: u32| {
-        let default = if kind == Kind::Agent { 1 } else { default };
-        value.map_or(Ok(default), |value| within(path, value, 1, 100))
-    };
+    let (interval, timeout) = (file.interval_milliseconds, file.timeout_milliseconds);
+    let jitter = file.jitter_percent;
     Ok(Check {
         port: file.port.map(|port| within("port", port, 1, u16::MAX)).transpose()?,
         through: file.through,
-        interval: millis(
-            "interval_milliseconds",
-            file.interval_milliseconds,
-            (100, 3_600_000),
-            default.interval,
-        )?,
-        timeout: millis(
-            "timeout_milliseconds",
-            file.timeout_milliseconds,
-            (10, 60_000),
-            default.timeout,
-        )?,
-        jitter_percent: file
-            .jitter_percent
-            .map_or(Ok(default.jitter_percent), |value| within("jitter_percent", value, 0, 50))?,
-        rise: times("rise", file.rise, default.rise)?,
-        fall: times("fall", file.fall, default.fall)?,
-        kind,
+        interval: millis("interval_milliseconds", interval, INTERVAL_MS, default.interval)?,
+        timeout: millis("timeout_milliseconds", timeout, TIMEOUT_MS, default.timeout)?,
+        jitter_percent: number("jitter_percent", jitter, JITTER_PERCENT, default.jitter_percent)?,
+        rise: number("rise", file.rise, TIMES, default.rise)?,
+        fall: number("fall", file.fall, TIMES, default.fall)?,
+        kind: default.kind,
     })
 }
 

@@ -17,7 +17,9 @@ use std::{
     time::Duration,
 };
 
-use dataplane::director::spec::{LocalPool, MarkRule, RealSpec, ServiceSpec, TimeoutSpec};
+use dataplane::director::spec::{
+    LocalPool, MarkRule, RealSpec, ServiceKey, ServiceSpec, TimeoutSpec,
+};
 
 use self::check::ENDPOINTS_MAX;
 pub(crate) use self::ipvs::scratch;
@@ -26,6 +28,7 @@ use crate::{
     access::Grant,
     engine::health::Policies,
     field::{self, FieldError},
+    health::policy::Policy,
 };
 
 /// Everything the daemon is told.
@@ -174,6 +177,13 @@ pub struct Desired {
     /// How the real servers of services are checked, those of others not at all; `None` leaves
     /// that as it is.
     pub policies: Option<Policies>,
+}
+
+impl Desired {
+    /// How a service's real servers are checked, if at all.
+    pub fn policy(&self, key: &ServiceKey) -> Option<&Policy> {
+        self.policies.as_ref()?.get(key)
+    }
 }
 
 /// Why a configuration was refused. One line each.

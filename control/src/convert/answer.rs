@@ -8,7 +8,8 @@ use dataplane::{
     },
 };
 
-use crate::{proto::v1, words};
+use super::health;
+use crate::{health::policy::Policy, proto::v1, words};
 
 /// A key.
 pub fn service_key(key: &ServiceKey) -> v1::ServiceKey {
@@ -64,6 +65,18 @@ pub fn real_server(spec: &RealSpec) -> v1::RealServer {
         weight: Some(spec.weight),
         upper_threshold: spec.upper,
         lower_threshold: spec.lower,
+    }
+}
+
+/// A service with its real servers, and how they are checked.
+pub fn service_entry(
+    (spec, reals): &(ServiceSpec, Vec<RealSpec>),
+    policy: Option<&Policy>,
+) -> v1::ServiceEntry {
+    v1::ServiceEntry {
+        service: Some(service(spec)),
+        real_servers: reals.iter().map(real_server).collect(),
+        health: policy.map(health::write),
     }
 }
 

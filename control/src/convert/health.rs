@@ -15,7 +15,7 @@ use crate::{
         board::{Finding, What},
         policy::{Check, Http, Kind, OnDown, Passive, Policy, TlsPolicy},
     },
-    proto::v1::{self, health_check::Kind as Asked},
+    proto::v1::{self, health_check::Kind as Asked, health_event::Kind as Told},
     words,
 };
 
@@ -91,19 +91,13 @@ pub fn tls(authority: &str) -> TlsPolicy {
 fn check(message: &v1::HealthCheck) -> Result<Check> {
     let kind = message.kind.as_ref();
     let kind = kind.ok_or_else(|| FieldError::new("kind", "one of the kinds must be given"))?;
-    let agent = matches!(kind, Asked::Agent(_));
-    let default = Check::new(Kind::Tcp);
+    let default = Check::new(self::kind(kind)?);
     let millis = |value: u32, default: Duration| match value {
         0 => default,
         value => Duration::from_millis(value.into()),
     };
-    let times = |value: u32, default: u32| match value {
-        0 if agent => 1,
-        0 => default,
-        value => value,
-    };
+    let times = |value: u32, default: u32| if value == 0 { default } else { value };
     Ok(Check {
-        kind: self::kind(kind)?,
         port: message.port.map(|port| request::port("port", port)).transpose()?,
         through: message.through,
         interval: millis(message.interval_milliseconds, default.interval),
@@ -111,6 +105,7 @@ fn check(message: &v1::HealthCheck) -> Result<Check> {
         jitter_percent: message.jitter_percent.unwrap_or(default.jitter_percent),
         rise: times(message.rise, default.rise),
         fall: times(message.fall, default.fall),
+        kind: default.kind,
     })
 }
 
@@ -262,17 +257,26 @@ fn millis(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
+/// Kinds of events, and what each is about.
+const EVENTS: [(Told, What); 6] = [
+    (Told::Up, What::Up),
+    (Told::Down, What::Down),
+    (Told::QuorumReached, What::QuorumReached),
+    (Told::QuorumLost, What::QuorumLost),
+    (Told::PanicBegan, What::PanicBegan),
+    (Told::PanicEnded, What::PanicEnded),
+];
+
+/// What an event is about, in words; of a kind that a newer daemon has, nothing is known.
+pub fn event_name(event: &v1::HealthEvent) -> &'static str {
+    let known = EVENTS.iter().find(|(kind, _)| *kind == event.kind());
+    known.map_or("?", |(_, what)| what.name())
+}
+
 /// Something that was found.
 pub fn event(finding: &Finding) -> v1::HealthEvent {
-    use v1::health_event::Kind as Told;
-    let kind = match finding.what {
-        What::Up => Told::Up,
-        What::Down => Told::Down,
-        What::QuorumReached => Told::QuorumReached,
-        What::QuorumLost => Told::QuorumLost,
-        What::PanicBegan => Told::PanicBegan,
-        What::PanicEnded => Told::PanicEnded,
-    };
+    let kind = EVENTS.iter().find(|(_, what)| *what == finding.what);
+    let kind = kind.map_or(Told::Unspecified, |(kind, _)| *kind);
     v1::HealthEvent {
         service: Some(answer::service_key(&finding.key)),
         real_server: finding.real.map(|real| answer::real_server_key(real.addr, real.port)),

@@ -57,8 +57,7 @@ impl Engine {
             }
             state.director.generation()
         };
-        let interfaces =
-            self.report().borrow().interfaces.iter().map(|each| each.name.clone()).collect();
+        let interfaces = self.report().borrow().names();
         let began = (SystemClock.nanos(), SystemTime::now());
         let running = Running { engine: Arc::clone(self), capture, interfaces, began };
         self.changed.notify_one();

@@ -230,9 +230,8 @@ fn differences(before: &Desired, now: &Desired) -> Vec<Change> {
     }
     applied.reals_deleted.sort_unstable();
     changes.extend(described(&applied));
-    let policy = |desired: &Desired, key| desired.policies.as_ref()?.get(key).cloned();
     for key in now.services.iter().map(|(spec, _)| &spec.key) {
-        let (was, is) = (policy(before, key), policy(now, key));
+        let (was, is) = (before.policy(key), now.policy(key));
         if was != is {
             changes.push(changed_policy(key, was.is_some(), is.is_some()));
         }

@@ -77,6 +77,11 @@ pub struct Report {
 }
 
 impl Report {
+    /// The interfaces' names, by device id.
+    pub fn names(&self) -> Vec<String> {
+        self.interfaces.iter().map(|interface| interface.name.clone()).collect()
+    }
+
     /// Whether every worker forwards.
     pub fn all_running(&self) -> bool {
         self.workers.iter().all(|worker| worker.running)

@@ -19,6 +19,26 @@ pub const CHECKS_MAX: usize = 8;
 /// Most octets of a text to be sent or looked for.
 pub const TEXT_MAX: usize = 1024;
 
+/// Bounds, least and greatest: of a check's interval and its time-out in milliseconds, of its jitter in
+/// percent, of rise and fall.
+pub const INTERVAL_MS: (u32, u32) = (100, 3_600_000);
+/// See [`INTERVAL_MS`].
+pub const TIMEOUT_MS: (u32, u32) = (10, 60_000);
+/// See [`INTERVAL_MS`].
+pub const JITTER_PERCENT: (u32, u32) = (0, 50);
+/// See [`INTERVAL_MS`].
+pub const TIMES: (u32, u32) = (1, 100);
+/// Bounds of a policy: slow start in seconds, quorum, the percentage of panic.
+pub const SLOW_START_S: (u32, u32) = (0, 3600);
+/// See [`SLOW_START_S`].
+pub const QUORUM: (u32, u32) = (1, u32::MAX);
+/// See [`SLOW_START_S`].
+pub const PANIC_PERCENT: (u32, u32) = (0, 100);
+/// Bounds of what flows tell: failures, and seconds of the first hold.
+pub const FAILURES: (u32, u32) = (1, 1_000_000);
+/// See [`FAILURES`].
+pub const HOLD_S: (u32, u32) = (1, 3600);
+
 /// How the real servers of a service are checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -183,7 +203,7 @@ impl Kind {
     }
 
     /// Whether it speaks to a port.
-    const fn has_port(&self) -> bool {
+    pub(super) const fn has_port(&self) -> bool {
         !matches!(self, Self::Icmp | Self::Script { .. })
     }
 
@@ -195,8 +215,9 @@ impl Kind {
 
 impl Check {
     /// A check of this kind as it is unless told otherwise: every 2 s, given up after 1 s, two
-    /// to come up, three to go down.
+    /// to come up, three to go down; an agent is believed at once.
     pub const fn new(kind: Kind) -> Self {
+        let (rise, fall) = if matches!(kind, Kind::Agent) { (1, 1) } else { (2, 3) };
         Self {
             kind,
             port: None,
@@ -204,20 +225,18 @@ impl Check {
             interval: Duration::from_secs(2),
             timeout: Duration::from_secs(1),
             jitter_percent: 10,
-            rise: 2,
-            fall: 3,
+            rise,
+            fall,
         }
     }
 
     fn check(&self) -> Result<(), FieldError> {
-        let millis = |path: &str, value: Duration, least: u64, most: u64| {
-            within(path, value.as_millis().try_into().unwrap_or(u64::MAX), least, most)
-        };
-        millis("interval_milliseconds", self.interval, 100, 3_600_000)?;
-        millis("timeout_milliseconds", self.timeout, 10, 60_000)?;
-        within("jitter_percent", self.jitter_percent.into(), 0, 50)?;
-        within("rise", self.rise.into(), 1, 100)?;
-        within("fall", self.fall.into(), 1, 100)?;
+        let millis = |time: Duration| time.as_millis().try_into().unwrap_or(u64::MAX);
+        within("interval_milliseconds", millis(self.interval), INTERVAL_MS)?;
+        within("timeout_milliseconds", millis(self.timeout), TIMEOUT_MS)?;
+        within("jitter_percent", self.jitter_percent.into(), JITTER_PERCENT)?;
+        within("rise", self.rise.into(), TIMES)?;
+        within("fall", self.fall.into(), TIMES)?;
         if self.port.is_some() && !self.kind.has_port() {
             return Err(FieldError::new("port", format!("{} has no port", self.kind.name())));
         }
@@ -314,15 +333,15 @@ impl Policy {
         if portless && self.checks.iter().any(|check| check.through) {
             return error("check", "a firewall mark has no VIP to go through to");
         }
-        within("slow_start_seconds", self.slow_start.as_secs(), 0, 3600)?;
-        within("quorum", self.quorum.into(), 1, u64::from(u32::MAX))?;
+        within("slow_start_seconds", self.slow_start.as_secs(), SLOW_START_S)?;
+        within("quorum", self.quorum.into(), QUORUM)?;
         if self.hysteresis >= self.quorum && self.hysteresis > 0 {
             return error(
                 "quorum_hysteresis",
                 "must be below the quorum, or the service never falls",
             );
         }
-        within("panic_percent", self.panic_percent.into(), 0, 100)?;
+        within("panic_percent", self.panic_percent.into(), PANIC_PERCENT)?;
         if self.panic_percent > 0 && self.sorry.is_some() {
             return error(
                 "panic_percent",
@@ -330,8 +349,8 @@ impl Policy {
             );
         }
         if let Some(passive) = &self.passive {
-            within("passive.failures", passive.failures.into(), 1, 1_000_000)?;
-            within("passive.hold_seconds", passive.hold.as_secs(), 1, 3600)?;
+            within("passive.failures", passive.failures.into(), FAILURES)?;
+            within("passive.hold_seconds", passive.hold.as_secs(), HOLD_S)?;
         }
         if let Some(sorry) = &self.sorry {
             dataplane::director::check_real(key, sorry)
@@ -382,8 +401,8 @@ pub fn authority(addr: Addr) -> String {
     }
 }
 
-fn within(path: &str, value: u64, least: u64, most: u64) -> Result<(), FieldError> {
-    if (least..=most).contains(&value) {
+fn within(path: &str, value: u64, (least, most): (u32, u32)) -> Result<(), FieldError> {
+    if (least.into()..=most.into()).contains(&value) {
         return Ok(());
     }
     Err(FieldError::new(path, format!("{value} is not within {least} to {most}")))

@@ -9,7 +9,6 @@ use crate::{
     config::Desired,
     convert::{answer, health, marks, operations, request},
     field::FieldError,
-    health::policy::Policy,
     proto::v1,
     words::RealName,
 };
@@ -47,13 +46,10 @@ impl Content {
         let differs = |service: &&_| {
             let key = key_of(service);
             old.get(&key).is_none_or(|before| before != service)
-                || self.policy(&key) != before.policy(&key)
+                || self.desired.policy(&key) != before.desired.policy(&key)
         };
-        let entry = |service: &(_, Vec<_>)| v1::ServiceEntry {
-            service: Some(answer::service(&service.0)),
-            real_servers: service.1.iter().map(answer::real_server).collect(),
-            health: self.policy(&key_of(service)).map(health::write),
-        };
+        let entry =
+            |service: &_| answer::service_entry(service, self.desired.policy(&key_of(service)));
         let left: HashSet<_> = self.desired.services.iter().map(key_of).collect();
         let gone = before.desired.services.iter().map(key_of).filter(|key| !left.contains(key));
         let rules = self.desired.mark_rules.iter().flatten().map(marks::write).collect();
@@ -73,11 +69,6 @@ impl Content {
             drains: self.held.iter().map(drain).collect(),
             local_pool: self.desired.locals.as_ref().map(answer::local_pool),
         }
-    }
-
-    /// How a service's real servers are checked.
-    fn policy(&self, key: &ServiceKey) -> Option<&Policy> {
-        self.desired.policies.as_ref()?.get(key)
     }
 
     /// Tells one state from another: a checksum, not a secret.

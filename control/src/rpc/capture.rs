@@ -9,11 +9,12 @@ use dataplane::{
 use tokio::{sync::mpsc, time::Instant};
 use tonic::Status;
 
+use super::explain::device;
 use crate::{
     convert::{operations, request},
     decode,
     engine::{Engine, capture::Running},
-    field::{self, FieldError},
+    field::FieldError,
     pcapng::{self, Packet, Way},
     proto::v1,
 };
@@ -54,11 +55,14 @@ pub(super) fn asked(engine: &Engine, message: &v1::CaptureRequest) -> Result<Ask
     })?;
     let ends = [flows.client, flows.virt, flows.real];
     let given = ends.into_iter().filter(|(addr, port)| addr.is_some() || port.is_some());
-    let interfaces = engine.report().borrow().interfaces.clone();
-    let names: Vec<_> = interfaces.into_iter().map(|each| each.name).collect();
     let device = match message.interface.as_str() {
         "" => None,
-        name => Some(device(name, &names)?),
+        HOST => Some(DeviceId::HOST),
+        name => {
+            let mut names = engine.report().borrow().names();
+            names.push(HOST.to_owned());
+            Some(device(name, &names)?)
+        }
     };
     let snap = match message.snap_length {
         0 => SNAP_MAX,
@@ -81,18 +85,6 @@ pub(super) fn asked(engine: &Engine, message: &v1::CaptureRequest) -> Result<Ask
         packets: message.packets,
         duration: duration.transpose()?,
         lines: message.lines,
-    })
-}
-
-/// The device of an interface.
-fn device(name: &str, names: &[String]) -> Result<DeviceId, FieldError> {
-    if name == HOST {
-        return Ok(DeviceId::HOST);
-    }
-    let place = names.iter().position(|known| known == name).and_then(|at| u8::try_from(at).ok());
-    place.map(DeviceId).ok_or_else(|| {
-        let known = names.iter().map(String::as_str).chain([HOST]);
-        FieldError::new("interface", field::unknown("interface", name, known))
     })
 }
 

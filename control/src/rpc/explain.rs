@@ -28,17 +28,10 @@ pub(crate) fn asked(
     engine: &Engine,
     message: &v1::ExplainRequest,
 ) -> Result<(DeviceId, Vec<u8>), FieldError> {
-    let interfaces = engine.report().borrow().interfaces.clone();
-    let at = match message.interface.as_str() {
-        "" => 0,
-        name => {
-            interfaces.iter().position(|interface| interface.name == name).ok_or_else(|| {
-                let known = interfaces.iter().map(|interface| interface.name.as_str());
-                FieldError::new("interface", crate::field::unknown("interface", name, known))
-            })?
-        }
+    let device = match message.interface.as_str() {
+        "" => DeviceId(0),
+        name => device(name, &engine.report().borrow().names())?,
     };
-    let device = DeviceId(u8::try_from(at).unwrap_or_default());
     let frame = match &message.packet {
         None => return Err(FieldError::new("packet", "either tuple or frame must be given")),
         Some(Packet::Tuple(tuple)) => made(tuple).map_err(|error| error.within("tuple"))?,
@@ -49,6 +42,15 @@ pub(crate) fn asked(
         return Err(FieldError::new("frame", reason));
     }
     Ok((device, frame))
+}
+
+/// The device of an interface.
+pub(super) fn device(name: &str, names: &[String]) -> Result<DeviceId, FieldError> {
+    let place = names.iter().position(|known| known == name).ok_or_else(|| {
+        let known = names.iter().map(String::as_str);
+        FieldError::new("interface", crate::field::unknown("interface", name, known))
+    })?;
+    Ok(DeviceId(u8::try_from(place).unwrap_or_default()))
 }
 
 /// A packet made from a five-tuple.

@@ -56,19 +56,7 @@ impl Metric {
 }
 
 const NONE: &[&str] = &[];
-const SERVICE: &[&str] = &["proto", "local_address", "local_port", "local_mark"];
-const REAL: &[&str] =
-    &["proto", "local_address", "local_port", "local_mark", "remote_address", "remote_port"];
-const CHECK: &[&str] = &[
-    "proto",
-    "local_address",
-    "local_port",
-    "local_mark",
-    "remote_address",
-    "remote_port",
-    "check",
-    "kind",
-];
+/// Labels of a probe of a check; what is about more has the first ones of them.
 const PROBES: &[&str] = &[
     "proto",
     "local_address",
@@ -80,6 +68,9 @@ const PROBES: &[&str] = &[
     "kind",
     "result",
 ];
+const CHECK: &[&str] = PROBES.split_at(8).0;
+const REAL: &[&str] = CHECK.split_at(6).0;
+const SERVICE: &[&str] = REAL.split_at(4).0;
 const INTERFACE: &[&str] = &["interface"];
 const WORKER: &[&str] = &["worker"];
 
@@ -124,7 +115,7 @@ pub(super) const METRICS: &[Metric] = &[
     gauge("node_ipvs_backend_connections_inactive", "Inactive flows", REAL, |view, out| {
         reals(view, out, |real| float(real.inactive));
     }),
-    gauge("node_ipvs_backend_weight", "Weight; 0 while it drains", REAL, |view, out| {
+    gauge("node_ipvs_backend_weight", "Weight; 0 while it drains or is down", REAL, |view, out| {
         reals(view, out, |real| float(real.weight()));
     }),
     gauge("xvs_real_server_persistent", "Persistence templates", REAL, |view, out| {

@@ -92,6 +92,9 @@ pub(super) async fn run(probe: &Probe, means: &Means) -> Outcome {
 }
 
 async fn dispatch(probe: &Probe, means: &Means) -> Found {
+    if probe.port == 0 && probe.check.kind.has_port() {
+        return Err("the real server has no port: the check must give one".to_owned());
+    }
     match &probe.check.kind {
         Kind::Tcp => tcp::run(probe, means).await,
         Kind::Http(asked) => http::run(probe, asked, means).await,

@@ -27,6 +27,7 @@ use dataplane::{
     addr::{Addr, Family},
     io::tap::Tap,
     route::Path,
+    verdict::DeviceId,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::{
@@ -89,7 +90,13 @@ impl Running {
 
     /// Lets the stack work, and sends what it made.
     fn work(&self) {
-        for (device, frame) in self.stack().work() {
+        let frames = self.stack().work();
+        self.send(frames);
+    }
+
+    /// Sends frames, each by its device.
+    fn send(&self, frames: Vec<(DeviceId, Vec<u8>)>) {
+        for (device, frame) in frames {
             if let Some(tap) = self.taps.get(usize::from(device.0)) {
                 // What has no room is lost as on the wire; TCP sends it again.
                 tap.send(&frame).ok();

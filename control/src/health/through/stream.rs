@@ -59,11 +59,7 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         let last = self.running.stack().close(self.handle);
-        for (device, frame) in last {
-            if let Some(tap) = self.running.taps.get(usize::from(device.0)) {
-                tap.send(&frame).ok();
-            }
-        }
+        self.running.send(last);
         self.running.stack().forget(self.port);
     }
 }
