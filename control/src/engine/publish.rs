@@ -81,15 +81,20 @@ impl Engine {
                     fleet.tend();
                     self.set_report(fleet.report());
                     self.tell_overload(&mut told);
-                    if self.lock().director.generation() == self.in_force() {
-                        continue;
-                    }
                 }
                 Ok(()) = network.changed() => {
                     let network = network.borrow_and_update().clone();
                     self.lock().director.set_network(network);
                 }
-                () = self.changed.notified() => {}
+                () = self.changed.notified() => {
+                    // The round before may have brought it; what workers need not know is told.
+                    if !self.is_behind() {
+                        self.tell_configuration(&mut told);
+                    }
+                }
+            }
+            if !self.is_behind() {
+                continue;
             }
             if let Some(hops) = &hops {
                 hops.keep(self.lock().director.wanted_next_hops());
@@ -99,6 +104,11 @@ impl Engine {
             self.round(&mut fleet, &mut steered).await;
             self.tell_configuration(&mut told);
         }
+    }
+
+    /// Whether the workers forward by an older state than the present one.
+    fn is_behind(&self) -> bool {
+        self.lock().director.generation() != self.in_force()
     }
 
     /// Tells which real servers no route leads to, each once, and which are back.
