@@ -29,7 +29,7 @@ use dataplane::{
 };
 use tokio::{sync::watch, task::JoinHandle};
 use xvs_control::engine::{
-    Engine, EngineError,
+    Engine, EngineError, events,
     fleet::{Duty, Fleet, Machine, OpenError, Opened, Orders},
     publish::Surroundings,
     report::InterfaceReport,
@@ -232,6 +232,7 @@ async fn a_worker_that_panics_is_counted_told_and_started_again_with_fresh_devic
     rig.until(|report| report.all_running() && report.workers.len() == WORKERS).await;
     let generation = rig.add(80).await.unwrap();
     let opened = rig.hand.opened.load(Relaxed);
+    let mut watched = rig.engine.watch();
     // While devices cannot be opened the daemon stays, says so, and takes changes.
     rig.hand.broken.store(true, Relaxed);
     rig.hand.panic.store(2, Relaxed);
@@ -247,6 +248,19 @@ async fn a_worker_that_panics_is_counted_told_and_started_again_with_fresh_devic
     assert!(rig.generations().iter().all(|reached| *reached >= generation));
     let events = rig.take_events();
     assert!(events.contains(&Event::Steered(vec![80, 81, 82])), "{events:?}");
+    // Whoever watches was told of each worker that stopped, why, and of each that works again.
+    let mut told = Vec::new();
+    while let Ok(happened) = watched.try_recv() {
+        if let events::Event::Worker { worker, running, restarts, failure } = &happened.event {
+            told.push((*worker, *running, *restarts, failure.clone()));
+        }
+    }
+    for worker in [0, 1, 2] {
+        let of_it: Vec<_> = told.iter().filter(|(number, ..)| *number == worker).collect();
+        let failure = if worker == 1 { "it panicked: told to" } else { "" };
+        let stopped = (worker, false, 0, failure.to_owned());
+        assert_eq!(of_it, [&stopped, &(worker, true, 1, failure.to_owned())]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -41,6 +41,18 @@ impl Drop for Daemon {
 
 impl Daemon {
     fn start(folder: &Path, services: &str) -> Self {
+        Self::run(folder, services, Command::new(env!("CARGO_BIN_EXE_xvsd")))
+    }
+
+    /// Whose files may not grow beyond so many KiB: to it that is a disk that fills up.
+    fn start_cramped(folder: &Path, kib: u32) -> Self {
+        let shell = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", kib * 2);
+        let mut command = Command::new("sh");
+        command.args(["-c", &shell, env!("CARGO_BIN_EXE_xvsd")]);
+        Self::run(folder, "", command)
+    }
+
+    fn run(folder: &Path, services: &str, mut command: Command) -> Self {
         let socket = folder.join("xvsd.sock");
         let journal = folder.join("state/journal");
         let head = format!(
@@ -49,7 +61,7 @@ impl Daemon {
             socket.display()
         );
         fs::write(folder.join("xvs.toml"), head + services).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_xvsd"))
+        let child = command
             .arg("--config")
             .arg(folder.join("xvs.toml"))
             .stderr(Stdio::null())
@@ -139,6 +151,29 @@ async fn a_kill_in_the_middle_of_applies_loses_nothing_acknowledged() {
         killer.join().unwrap();
     }
     assert!(acknowledged > 0, "no apply came through");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_and_made_good_as_soon_as_it_takes_the_state() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_cramped(folder.path(), 32);
+    let mut client = daemon.client().await;
+    let mut next = 1;
+    let refused = loop {
+        match client.apply(state(next)).await {
+            Ok(_) => next += 1,
+            Err(status) => break status,
+        }
+        assert!(next < 10_000, "the journal grows without end");
+    };
+    assert_eq!(refused.code(), tonic::Code::DataLoss, "{refused}");
+    assert!(refused.message().contains("File too large"), "{refused}");
+    // It is in force all the same, and the next change brings the whole state onto the disk.
+    assert_eq!(number(&mut client).await, next);
+    client.apply(state(next + 1)).await.unwrap();
+    drop(daemon);
+    let daemon = Daemon::start(folder.path(), "");
+    assert_eq!(number(&mut daemon.client().await).await, next + 1);
 }
 
 #[tokio::test]
