@@ -81,7 +81,7 @@ fn check(check: &v1::CheckHealth) -> String {
 }
 
 /// A span of time as people say it.
-fn age(seconds: u64) -> String {
+pub(super) fn age(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
         120..7200 => format!("{} min", seconds / 60),

@@ -4,9 +4,10 @@
 //! changes the order: as configured, by packets, by active flows.
 
 use std::{
+    collections::HashMap,
     fmt::Write as _,
     io::{self, IsTerminal as _, Write as _},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use crossterm::{
@@ -21,7 +22,12 @@ use dataplane::{
     ipvsadm::{Backend as _, Failure},
 };
 
-use super::{client::Client, verbs};
+use super::{
+    client::Client,
+    health::age,
+    operate::{named, service},
+    verbs,
+};
 use crate::{
     proto::v1,
     words::{RealName, ServiceName, method_name},
@@ -68,7 +74,11 @@ struct Look {
     at: Instant,
     services: Vec<ServiceInfo>,
     statistics: v1::GetStatisticsResponse,
+    states: States,
 }
+
+/// How real servers are that drain or are checked, by the names of the service and their own.
+type States = HashMap<(String, String), String>;
 
 /// The terminal, given back as it was.
 struct Screen;
@@ -141,7 +151,49 @@ fn ends(key: KeyEvent) -> bool {
 fn look(client: &mut Client<'_>) -> Result<Look, Failure> {
     let request = v1::GetStatisticsRequest {};
     let statistics = client.diagnose(async |client| client.get_statistics(request).await)?;
-    Ok(Look { at: Instant::now(), services: client.services()?, statistics })
+    let request = v1::ListHealthRequest::default();
+    let health = client.examine(async |client| client.list_health(request).await)?;
+    let drains =
+        client.operate(async |client| client.list_drains(v1::ListDrainsRequest {}).await)?;
+    let states = states(&health, &drains, SystemTime::now());
+    Ok(Look { at: Instant::now(), services: client.services()?, statistics, states })
+}
+
+/// In few words; a drain says more than health.
+fn states(
+    health: &v1::ListHealthResponse,
+    drains: &v1::ListDrainsResponse,
+    now: SystemTime,
+) -> States {
+    let mut states = States::new();
+    let seconds = |at: Option<prost_types::Timestamp>| {
+        let at = at.and_then(|at| SystemTime::try_from(at).ok())?;
+        Some(now.duration_since(at).unwrap_or_default().as_secs())
+    };
+    for group in &health.services {
+        for real in &group.real_servers {
+            let since = seconds(real.since).map(age).unwrap_or_default();
+            let state = match (real.up, real.share_percent) {
+                (false, _) => format!("DOWN {since}"),
+                (true, 100) => format!("up {since}"),
+                (true, share) => format!("up at {share} %"),
+            };
+            let name = named(&real.real_server.clone().unwrap_or_default());
+            states.insert((service(group.service.as_ref()), name), state);
+        }
+    }
+    for drain in &drains.drains {
+        let left = drain.active_flows + drain.inactive_flows;
+        let state = match drain.phase() {
+            v1::drain::Phase::Draining => format!("drains, {} left", short(left.into())),
+            v1::drain::Phase::Drained => "drained".to_owned(),
+            v1::drain::Phase::Expired => "drained by force".to_owned(),
+            _ => continue,
+        };
+        let name = named(&drain.real_server.clone().unwrap_or_default());
+        states.insert((service(drain.service.as_ref()), name), state);
+    }
+    states
 }
 
 /// The screen, at most so wide and high.
@@ -151,13 +203,11 @@ fn lines(last: &Look, now: &Look, order: Order, (width, height): (usize, usize))
     workers(last, now, &mut out);
     drops(last, now, &mut out);
     out.push(String::new());
-    out.push(row(
-        ["Service", "Real server", "Method", "Weight", "Active", "InAct", "New/s", "Packets/s"],
-        "Bit/s",
-    ));
+    let mut rows = vec![COLUMNS.map(|(name, _)| name.to_owned())];
     for service in &now.services {
-        reals(service, order, &mut out);
+        reals(service, &now.states, order, &mut rows);
     }
+    table(&rows, &mut out);
     if out.len() > height {
         let hidden = out.len() - height + 1;
         out.truncate(height.saturating_sub(1));
@@ -231,7 +281,24 @@ fn per_second(count: u64, seconds: f64) -> u64 {
     (count as f64 / seconds).round() as u64
 }
 
-fn reals(service: &ServiceInfo, order: Order, out: &mut Vec<String>) {
+/// What stands about a real server, and how wide it is at least.
+const COLUMNS: [(&str, usize); 10] = [
+    ("Service", 20),
+    ("Real server", 20),
+    ("Method", 7),
+    ("State", 16),
+    ("Weight", 7),
+    ("Active", 7),
+    ("InAct", 7),
+    ("New/s", 6),
+    ("Packets/s", 9),
+    ("Bit/s", 7),
+];
+
+/// As many of the first columns hold words, the others numbers.
+const WORDS: usize = 4;
+
+fn reals(service: &ServiceInfo, states: &States, order: Order, rows: &mut Vec<[String; 10]>) {
     let name = ServiceName(&service.spec.key).to_string();
     let packets = |real: &RealInfo| real.rates.in_pps + real.rates.out_pps;
     let mut reals: Vec<_> = service.reals.iter().collect();
@@ -241,34 +308,51 @@ fn reals(service: &ServiceInfo, order: Order, out: &mut Vec<String>) {
         Order::Active => reals.sort_by_key(|real| std::cmp::Reverse(real.active)),
     }
     if reals.is_empty() {
-        out.push(format!("{name:<28} no real servers"));
+        let mut row = <[String; 10]>::default();
+        row[..2].clone_from_slice(&[name.clone(), "no real servers".to_owned()]);
+        rows.push(row);
     }
     for (place, real) in reals.into_iter().enumerate() {
         let spec = &real.spec;
+        let real_name = RealName { addr: spec.addr, port: spec.port }.to_string();
+        let known = (name.clone(), real_name);
+        let state = states.get(&known).cloned();
         let weight =
             if real.hold.weight { format!("0 ({})", spec.weight) } else { spec.weight.to_string() };
-        let columns = [
-            if place == 0 { name.clone() } else { String::new() },
-            RealName { addr: spec.addr, port: spec.port }.to_string(),
+        rows.push([
+            if place == 0 { known.0 } else { String::new() },
+            known.1,
             method_name(spec.method).to_owned(),
+            state.unwrap_or_else(|| if real.hold.weight { "held" } else { "-" }.to_owned()),
             weight,
             short(real.active.into()),
             short(real.inactive.into()),
             short(real.rates.cps),
             short(packets(real)),
-        ];
-        let bits = short(8 * (real.rates.in_bps + real.rates.out_bps));
-        out.push(row(columns.each_ref().map(String::as_str), &bits));
+            short(8 * (real.rates.in_bps + real.rates.out_bps)),
+        ]);
     }
 }
 
-fn row(
-    [service, real, method, weight, active, inactive, new, packets]: [&str; 8],
-    bits: &str,
-) -> String {
-    format!(
-        "{service:<28} {real:<26} {method:<8} {weight:>8} {active:>8} {inactive:>8} {new:>8} {packets:>10} {bits:>8}"
-    )
+/// Each column as wide as its widest cell.
+fn table(rows: &[[String; 10]], out: &mut Vec<String>) {
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.max().unwrap_or_default().max(COLUMNS[column].1)
+    };
+    let widths: [usize; 10] = std::array::from_fn(width);
+    for row in rows {
+        let mut line = String::new();
+        for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
+            if column < WORDS {
+                write!(line, "{cell:<width$} ")
+            } else {
+                write!(line, "{cell:>width$} ")
+            }
+            .expect("a string takes everything");
+        }
+        out.push(line.trim_end().to_owned());
+    }
 }
 
 /// 1234567 as `1.23M`.
@@ -309,10 +393,45 @@ mod tests {
                 workers: vec![v1::WorkerStatistics::default(); 20],
                 ..Default::default()
             },
+            states: States::new(),
         };
         let shown = lines(&look(), &look(), Order::Configured, (20, 10));
         assert_eq!(shown.len(), 10);
         assert_eq!(shown[9], "and 15 lines more");
         assert!(shown.iter().all(|line| line.chars().count() <= 20));
+    }
+    #[test]
+    fn a_real_server_that_is_down_or_drains_says_so() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let key = |last: u8| {
+            Some(v1::RealServerKey { address: format!("10.2.0.{last}"), port: Some(80) })
+        };
+        let real = |last, up, share_percent| v1::RealServerHealth {
+            real_server: key(last),
+            up,
+            share_percent,
+            since: Some(prost_types::Timestamp { seconds: 955, nanos: 0 }),
+            ..v1::RealServerHealth::default()
+        };
+        let health = v1::ListHealthResponse {
+            services: vec![v1::ServiceHealth {
+                real_servers: vec![
+                    real(1, true, 100),
+                    real(2, true, 30),
+                    real(3, false, 0),
+                    real(4, true, 100),
+                ],
+                ..v1::ServiceHealth::default()
+            }],
+        };
+        let mut drain = v1::Drain { real_server: key(4), ..v1::Drain::default() };
+        drain.set_phase(v1::drain::Phase::Draining);
+        (drain.active_flows, drain.inactive_flows) = (12, 1000);
+        let said = states(&health, &v1::ListDrainsResponse { drains: vec![drain] }, now);
+        let of = |last: u8| said[&(service(None), format!("10.2.0.{last}:80"))].as_str();
+        assert_eq!(
+            [1, 2, 3, 4].map(of),
+            ["up 45 s", "up at 30 %", "DOWN 45 s", "drains, 1.01k left"]
+        );
     }
 }
