@@ -92,6 +92,20 @@ impl<'a> Packet<'a> {
         self.memory[self.start..].first_chunk_mut().ok_or(DropReason::NoHeadroom)
     }
 
+    /// Adds `GROWTH` octets in front and returns the first `N` octets then, those that were there
+    /// before among them.
+    ///
+    /// # Errors
+    ///
+    /// [`DropReason::NoHeadroom`] if the device left less room.
+    #[inline(always)]
+    pub fn prepend_over<const GROWTH: usize, const N: usize>(
+        &mut self,
+    ) -> Result<&mut [u8; N], DropReason> {
+        self.start = self.start.checked_sub(GROWTH).ok_or(DropReason::NoHeadroom)?;
+        self.bytes_mut().first_chunk_mut().ok_or(DropReason::NoHeadroom)
+    }
+
     /// Adds `header` in front.
     ///
     /// # Errors
@@ -124,6 +138,8 @@ mod tests {
         assert_eq!(packet.bytes(), b"cdef");
         *packet.prepend::<3>().unwrap() = *b"xyz";
         assert_eq!(packet.bytes(), b"xyzcdef");
+        assert_eq!(*packet.prepend_over::<1, 4>().unwrap(), [0, b'x', b'y', b'z']);
+        assert_eq!(packet.prepend_over::<3, 4>(), Err(DropReason::NoHeadroom));
         assert_eq!(packet.prepend::<4>(), Err(DropReason::NoHeadroom));
         let mut packet = Packet::new(&mut memory, 4, 10, DeviceId(0));
         packet.truncate(3);

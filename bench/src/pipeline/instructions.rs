@@ -17,17 +17,17 @@ const PACKETS: u64 = 256 * WINDOWS as u64;
 
 /// Method, family, whether every packet opens a flow, and instructions for a packet at most.
 const CEILINGS: [(&str, &str, bool, u64); 12] = [
-    ("nat", "v4", false, 500),
+    ("nat", "v4", false, 490),
     ("nat", "v6", false, 560),
-    ("dr", "v4", false, 470),
+    ("dr", "v4", false, 455),
     ("dr", "v6", false, 520),
-    ("ipip", "v4", false, 660),
-    ("ipip", "v6", false, 700),
+    ("ipip", "v4", false, 560),
+    ("ipip", "v6", false, 640),
     ("nat", "v4", true, 3000),
     ("nat", "v6", true, 3200),
     ("dr", "v4", true, 2500),
     ("dr", "v6", true, 2600),
-    ("ipip", "v4", true, 2700),
+    ("ipip", "v4", true, 2600),
     ("ipip", "v6", true, 2800),
 ];
 

@@ -114,6 +114,17 @@ pub fn ipip(packet: &mut Packet<'_>, tunnel: &Tunnel<'_>) -> Result<(), DropReas
     outer::wrap(packet, tunnel, outer::inner_protocol(tunnel.family), inherited)
 }
 
+/// The same for a packet behind a link header without tags and a real server with an IPv4 address,
+/// with nothing taken off that is put on again.
+///
+/// # Errors
+///
+/// As [`to_real`].
+#[inline(always)]
+pub fn ipip_v4(packet: &mut Packet<'_>, tunnel: &Tunnel<'_>) -> Result<(), DropReason> {
+    outer::wrap_at_once(packet, tunnel, outer::inner_protocol(tunnel.family))
+}
+
 /// Rewrites a real server's packet for the client.
 ///
 /// # Errors

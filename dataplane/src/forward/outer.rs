@@ -11,7 +11,10 @@ use crate::{
     addr::Family,
     packet::Packet,
     verdict::DropReason,
-    wire::{ethernet::ethertype, ipv4, ipv6},
+    wire::{
+        ethernet::{self, ethertype},
+        ipv4, ipv6, put,
+    },
 };
 
 /// What an outer header takes over from the inner one.
@@ -31,8 +34,14 @@ pub(super) fn unwrap(
     packet: &mut Packet<'_>,
     tunnel: &Tunnel<'_>,
 ) -> Result<Inherited, DropReason> {
+    let inherited = inherit(packet.bytes().get(tunnel.l3..).unwrap_or_default(), tunnel)?;
     packet.strip(tunnel.l3)?;
-    let bytes = packet.bytes();
+    Ok(inherited)
+}
+
+/// What the outer header of the packet that `bytes` begin with takes over.
+#[inline(always)]
+fn inherit(bytes: &[u8], tunnel: &Tunnel<'_>) -> Result<Inherited, DropReason> {
     Ok(match tunnel.family {
         Family::V4 => {
             let header = bytes.first_chunk().ok_or(DropReason::Truncated)?;
@@ -72,6 +81,28 @@ pub(super) fn wrap(
     link::replace(packet, 0, tunnel.path, ethertype::IPV6)
 }
 
+/// [`unwrap`] and [`wrap`] in one step, around a packet behind a link header without tags: an outer
+/// IPv4 header comes in between, and nothing else of the frame is touched.
+#[inline(always)]
+pub(super) fn wrap_at_once(
+    packet: &mut Packet<'_>,
+    tunnel: &Tunnel<'_>,
+    protocol: u8,
+) -> Result<(), DropReason> {
+    let inner = packet.bytes().get(ethernet::LEN..).unwrap_or_default();
+    let payload = inner.len();
+    let Inherited { tos, ttl, dont_fragment } = inherit(inner, tunnel)?;
+    let (source, destination) = (tunnel.path.local, tunnel.real.addr());
+    let id = if dont_fragment { 0 } else { tunnel.id };
+    let head = packet.prepend_over::<{ ipv4::LEN }, { ethernet::LEN + ipv4::LEN }>()?;
+    put(head, 0, *tunnel.path.link());
+    put(head, 12, ethertype::IPV4.to_be_bytes());
+    let outer = head.last_chunk_mut().ok_or(DropReason::NoHeadroom)?;
+    ipv4::Header { source, destination, protocol, tos, ttl, id, dont_fragment, payload }
+        .emit(outer);
+    Ok(())
+}
+
 /// The protocol number under which a packet of this family travels inside another.
 #[inline]
 pub(super) const fn inner_protocol(family: Family) -> u8 {
@@ -79,5 +110,67 @@ pub(super) const fn inner_protocol(family: Family) -> u8 {
     match family {
         Family::V4 => IPIP,
         Family::V6 => IPV6,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+    use crate::{
+        addr::Addr,
+        endpoint::{Description, Endpoint},
+        route::Path,
+        verdict::DeviceId,
+    };
+
+    /// A frame after `step`, which may use all the headroom there is.
+    fn after(
+        frame: &[u8],
+        room: usize,
+        step: impl FnOnce(&mut Packet<'_>) -> Result<(), DropReason>,
+    ) -> Result<Vec<u8>, DropReason> {
+        let mut memory = [&vec![0xee; room], frame].concat();
+        let end = memory.len();
+        let mut packet = Packet::new(&mut memory, room, end, DeviceId(0));
+        step(&mut packet)?;
+        Ok(packet.bytes().to_vec())
+    }
+
+    #[test]
+    fn wrapped_at_once_is_what_the_two_steps_make() {
+        let addr = |last| Addr::from(IpAddr::V4(Ipv4Addr::new(10, 2, 0, last)));
+        let real = Endpoint::default();
+        real.describe(&Description { addr: addr(11), ..Description::default() });
+        let mut path = Path::NONE;
+        path.local = addr(1);
+        let mut frame = [0; ethernet::LEN + 60];
+        for (place, octet) in (0u8..).zip(&mut frame) {
+            *octet = place.wrapping_mul(37);
+        }
+        let cases = [
+            (Family::V4, 0x00, true),
+            (Family::V4, 0x40, true),
+            (Family::V4, 0x40, false),
+            (Family::V6, 0x40, true),
+        ];
+        for (family, fragment, pmtu_disc) in cases {
+            frame[ethernet::LEN + 6] = fragment;
+            let (l3, id) = (ethernet::LEN, 0xfeed);
+            let tunnel = Tunnel { family, l3, real: &real, path: &path, id, pmtu_disc };
+            let protocol = inner_protocol(family);
+            let at_once = after(&frame, 20, |packet| wrap_at_once(packet, &tunnel, protocol));
+            let in_steps = after(&frame, 20, |packet| {
+                let inherited = unwrap(packet, &tunnel)?;
+                wrap(packet, &tunnel, protocol, inherited)
+            });
+            assert_eq!(at_once, in_steps, "{family:?} {fragment:#x} {pmtu_disc}");
+            assert_eq!(at_once.unwrap().len(), frame.len() + ipv4::LEN);
+            let narrow = after(&frame, 19, |packet| wrap_at_once(packet, &tunnel, protocol));
+            assert_eq!(narrow, Err(DropReason::NoHeadroom));
+            let short = after(&frame[..20], 20, |packet| wrap_at_once(packet, &tunnel, protocol));
+            assert_eq!(short, Err(DropReason::Truncated));
+        }
     }
 }

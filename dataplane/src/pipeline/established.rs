@@ -157,9 +157,11 @@ impl<'a> Ordinary<'a> {
         if let Some(stats) = self.stats.get(id) {
             stats.count(direction, octets.into());
         }
-        if !is_nat && method(control) == Method::Ipip {
+        // Of the methods that this way knows only a tunnel adds octets.
+        if overhead > 0 {
             packet.truncate(L3 + usize::from(octets));
-            return Some(self.encapsulate::<L4>(packet, real, path, next_id));
+            let is_behind_v4 = overhead == OUTER_V4;
+            return Some(self.encapsulate::<L4>(packet, (real, path), is_behind_v4, next_id));
         }
         frame.set_link(path.link());
         packet.truncate(L3 + usize::from(octets));
@@ -195,23 +197,32 @@ impl<'a> Ordinary<'a> {
     }
 
     /// Puts the packet behind an outer header.
-    #[inline]
+    #[inline(always)]
     fn encapsulate<const L4: usize>(
         &self,
         packet: &mut Packet<'_>,
-        real: &Endpoint,
-        path: &Path,
+        (real, path): (&Endpoint, &Path),
+        is_behind_v4: bool,
         next_id: &mut u16,
     ) -> Verdict {
         let family = if L4 == L4_V6 { Family::V6 } else { Family::V4 };
-        let tunnel = Tunnel { family, l3: L3, real, path, id: *next_id, pmtu_disc: self.pmtu_disc };
-        *next_id = next_id.wrapping_add(1);
-        match forward::ipip(packet, &tunnel) {
+        let id = *next_id;
+        *next_id = id.wrapping_add(1);
+        let tunnel = || Tunnel { family, l3: L3, real, path, id, pmtu_disc: self.pmtu_disc };
+        let wrapped = if is_behind_v4 {
+            forward::ipip_v4(packet, &tunnel())
+        } else {
+            forward::ipip(packet, &tunnel())
+        };
+        match wrapped {
             Ok(()) => Verdict::Tx(path.device),
             Err(reason) => Verdict::Drop(reason),
         }
     }
 }
+
+/// Octets that a tunnel adds to a packet whose real server has an IPv4 address.
+const OUTER_V4: u32 = forward::overhead(Method::Ipip, Family::V4, 0) as u32;
 
 /// Octets that a method adds to a packet; none for those that only the long way knows.
 #[inline(always)]

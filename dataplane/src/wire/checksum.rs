@@ -31,6 +31,12 @@ impl Sum {
         Self(u64::from(u16::from_be_bytes(fold(sum).to_ne_bytes())))
     }
 
+    /// The sum of words of 32 bits, each of which folds to the same 16 bits as its halves.
+    #[inline]
+    pub fn of_words<const N: usize>(words: [u32; N]) -> Self {
+        Self(words.into_iter().map(u64::from).sum())
+    }
+
     /// The sum with one more word.
     #[inline]
     #[must_use]

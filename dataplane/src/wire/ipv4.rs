@@ -52,20 +52,22 @@ pub struct Header {
 }
 
 impl Header {
-    /// Writes the header with its checksum.
-    #[inline]
+    /// Writes the header with its checksum, which is summed up before anything is written.
+    #[inline(always)]
     pub fn emit(self, out: &mut [u8; LEN]) {
         let total = u16::try_from(LEN + self.payload).unwrap_or(u16::MAX);
-        *out = [0; LEN];
-        put(out, 0, [0x45, self.tos]);
-        put(out, 2, total.to_be_bytes());
-        put(out, 4, self.id.to_be_bytes());
-        put(out, 6, (if self.dont_fragment { DONT_FRAGMENT } else { 0 }).to_be_bytes());
-        put(out, 8, [self.ttl, self.protocol]);
-        put(out, 12, self.source.low32().to_be_bytes());
-        put(out, 16, self.destination.low32().to_be_bytes());
-        let checksum = Sum::of(out).checksum();
-        put(out, 10, checksum.to_be_bytes());
+        let fragment = if self.dont_fragment { DONT_FRAGMENT } else { 0 };
+        let mut words = [
+            u32::from_be_bytes([0x45, self.tos, 0, 0]) | u32::from(total),
+            u32::from(self.id) << 16 | u32::from(fragment),
+            u32::from_be_bytes([self.ttl, self.protocol, 0, 0]),
+            self.source.low32(),
+            self.destination.low32(),
+        ];
+        words[2] |= u32::from(Sum::of_words(words).checksum());
+        for (at, word) in words.into_iter().enumerate() {
+            put(out, 4 * at, word.to_be_bytes());
+        }
     }
 }
 

@@ -97,6 +97,6 @@ fn array_at<const N: usize, const M: usize>(octets: &[u8; N], at: usize) -> [u8;
 
 /// Writes `field` at `at`.
 #[inline]
-fn put<const N: usize, const M: usize>(out: &mut [u8; N], at: usize, field: [u8; M]) {
+pub(crate) fn put<const N: usize, const M: usize>(out: &mut [u8; N], at: usize, field: [u8; M]) {
     out[at..at + M].copy_from_slice(&field);
 }
