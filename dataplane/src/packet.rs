@@ -88,8 +88,7 @@ impl<'a> Packet<'a> {
     /// [`DropReason::NoHeadroom`] if the device left less room.
     #[inline]
     pub fn prepend<const N: usize>(&mut self) -> Result<&mut [u8; N], DropReason> {
-        self.start = self.start.checked_sub(N).ok_or(DropReason::NoHeadroom)?;
-        self.memory[self.start..].first_chunk_mut().ok_or(DropReason::NoHeadroom)
+        self.prepend_over::<N, N>()
     }
 
     /// Adds `GROWTH` octets in front and returns the first `N` octets then, those that were there

@@ -51,16 +51,20 @@ type Row = (String, &'static str, String, String, String);
 fn row(real: &v1::RealServerHealth, now: SystemTime) -> Row {
     let name = named(&real.real_server.clone().unwrap_or_default());
     let state = if real.up { "up" } else { "DOWN" };
-    let since = real.since.and_then(|since| SystemTime::try_from(since).ok());
-    let since = since.and_then(|since| now.duration_since(since).ok());
     let found: Vec<_> = if real.checks.is_empty() {
         real.complaints.clone()
     } else {
         let held = real.complaints.iter().filter(|said| !said.contains(": ")).cloned();
         real.checks.iter().map(check).chain(held).collect()
     };
-    let since = since.map_or_else(String::new, |since| age(since.as_secs()));
-    (name, state, since, format!("{}%", real.share_percent), found.join("; "))
+    (name, state, since(real, now), format!("{}%", real.share_percent), found.join("; "))
+}
+
+/// For how long a real server is up or down; nothing where that is not known.
+pub(super) fn since(real: &v1::RealServerHealth, now: SystemTime) -> String {
+    let since = real.since.and_then(|since| SystemTime::try_from(since).ok());
+    let since = since.and_then(|since| now.duration_since(since).ok());
+    since.map_or_else(String::new, |since| age(since.as_secs()))
 }
 
 /// What a check found last, and how far that is from changing what it has come to.
@@ -81,7 +85,7 @@ fn check(check: &v1::CheckHealth) -> String {
 }
 
 /// A span of time as people say it.
-pub(super) fn age(seconds: u64) -> String {
+fn age(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
         120..7200 => format!("{} min", seconds / 60),

@@ -24,7 +24,7 @@ use dataplane::{
 
 use super::{
     client::Client,
-    health::age,
+    health::since,
     operate::{named, service},
     verbs,
 };
@@ -166,13 +166,9 @@ fn states(
     now: SystemTime,
 ) -> States {
     let mut states = States::new();
-    let seconds = |at: Option<prost_types::Timestamp>| {
-        let at = at.and_then(|at| SystemTime::try_from(at).ok())?;
-        Some(now.duration_since(at).unwrap_or_default().as_secs())
-    };
     for group in &health.services {
         for real in &group.real_servers {
-            let since = seconds(real.since).map(age).unwrap_or_default();
+            let since = since(real, now);
             let state = match (real.up, real.share_percent) {
                 (false, _) => format!("DOWN {since}"),
                 (true, 100) => format!("up {since}"),
@@ -295,10 +291,13 @@ const COLUMNS: [(&str, usize); 10] = [
     ("Bit/s", 7),
 ];
 
+/// A line of the table.
+type Row = [String; COLUMNS.len()];
+
 /// As many of the first columns hold words, the others numbers.
 const WORDS: usize = 4;
 
-fn reals(service: &ServiceInfo, states: &States, order: Order, rows: &mut Vec<[String; 10]>) {
+fn reals(service: &ServiceInfo, states: &States, order: Order, rows: &mut Vec<Row>) {
     let name = ServiceName(&service.spec.key).to_string();
     let packets = |real: &RealInfo| real.rates.in_pps + real.rates.out_pps;
     let mut reals: Vec<_> = service.reals.iter().collect();
@@ -308,7 +307,7 @@ fn reals(service: &ServiceInfo, states: &States, order: Order, rows: &mut Vec<[S
         Order::Active => reals.sort_by_key(|real| std::cmp::Reverse(real.active)),
     }
     if reals.is_empty() {
-        let mut row = <[String; 10]>::default();
+        let mut row = Row::default();
         row[..2].clone_from_slice(&[name.clone(), "no real servers".to_owned()]);
         rows.push(row);
     }
@@ -335,12 +334,12 @@ fn reals(service: &ServiceInfo, states: &States, order: Order, rows: &mut Vec<[S
 }
 
 /// Each column as wide as its widest cell.
-fn table(rows: &[[String; 10]], out: &mut Vec<String>) {
+fn table(rows: &[Row], out: &mut Vec<String>) {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.max().unwrap_or_default().max(COLUMNS[column].1)
     };
-    let widths: [usize; 10] = std::array::from_fn(width);
+    let widths: [usize; COLUMNS.len()] = std::array::from_fn(width);
     for row in rows {
         let mut line = String::new();
         for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
@@ -400,6 +399,7 @@ mod tests {
         assert_eq!(shown[9], "and 15 lines more");
         assert!(shown.iter().all(|line| line.chars().count() <= 20));
     }
+
     #[test]
     fn a_real_server_that_is_down_or_drains_says_so() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);

@@ -15,6 +15,6 @@ pub(super) struct Ipip;
 impl Forward for Ipip {
     #[inline]
     fn to_real(packet: &mut Packet<'_>, job: &Job<'_>) -> Result<(), DropReason> {
-        super::ipip(packet, &job.tunnel())
+        super::ipip(packet, job.tunnel())
     }
 }

@@ -16,8 +16,13 @@ pub(super) fn replace(
     path: &Path,
     ethertype: u16,
 ) -> Result<(), DropReason> {
-    let header = Header { source: path.source, destination: path.destination, ethertype };
     packet.strip(usize::from(l3))?;
-    header.emit(packet.prepend::<{ ethernet::LEN }>()?);
+    write(packet.prepend()?, path, ethertype);
     Ok(())
+}
+
+/// Writes an untagged link header for the path's next hop.
+#[inline]
+pub(super) fn write(out: &mut [u8; ethernet::LEN], path: &Path, ethertype: u16) {
+    Header { source: path.source, destination: path.destination, ethertype }.emit(out);
 }

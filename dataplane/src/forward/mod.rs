@@ -23,7 +23,7 @@ use crate::{
     route::Path,
     verdict::DropReason,
     wire::{
-        checksum,
+        checksum, ethernet,
         frame::{Kind, Parsed},
         ipv4, ipv6, protocol, tcp, udp,
     },
@@ -108,21 +108,19 @@ pub fn to_real(method: Method, packet: &mut Packet<'_>, job: &Job<'_>) -> Result
 /// # Errors
 ///
 /// As [`to_real`].
-#[inline]
-pub fn ipip(packet: &mut Packet<'_>, tunnel: &Tunnel<'_>) -> Result<(), DropReason> {
-    let inherited = outer::unwrap(packet, tunnel)?;
-    outer::wrap(packet, tunnel, outer::inner_protocol(tunnel.family), inherited)
+#[inline(always)]
+pub fn ipip(packet: &mut Packet<'_>, tunnel: Tunnel<'_>) -> Result<(), DropReason> {
+    if tunnel.l3 == ethernet::LEN && tunnel.real.addr().is_v4() {
+        return outer::wrap_at_once(packet, &tunnel, outer::inner_protocol(tunnel.family));
+    }
+    ipip_in_steps(packet, tunnel)
 }
 
-/// The same for a packet behind a link header without tags and a real server with an IPv4 address,
-/// with nothing taken off that is put on again.
-///
-/// # Errors
-///
-/// As [`to_real`].
-#[inline(always)]
-pub fn ipip_v4(packet: &mut Packet<'_>, tunnel: &Tunnel<'_>) -> Result<(), DropReason> {
-    outer::wrap_at_once(packet, tunnel, outer::inner_protocol(tunnel.family))
+/// The same where link headers have tags or the real server an IPv6 address.
+#[inline(never)]
+fn ipip_in_steps(packet: &mut Packet<'_>, tunnel: Tunnel<'_>) -> Result<(), DropReason> {
+    let inherited = outer::unwrap(packet, &tunnel)?;
+    outer::wrap(packet, &tunnel, outer::inner_protocol(tunnel.family), inherited)
 }
 
 /// Rewrites a real server's packet for the client.

@@ -13,7 +13,7 @@ use crate::{
     verdict::DropReason,
     wire::{
         ethernet::{self, ethertype},
-        ipv4, ipv6, put,
+        ipv4, ipv6,
     },
 };
 
@@ -34,9 +34,8 @@ pub(super) fn unwrap(
     packet: &mut Packet<'_>,
     tunnel: &Tunnel<'_>,
 ) -> Result<Inherited, DropReason> {
-    let inherited = inherit(packet.bytes().get(tunnel.l3..).unwrap_or_default(), tunnel)?;
     packet.strip(tunnel.l3)?;
-    Ok(inherited)
+    inherit(packet.bytes(), tunnel)
 }
 
 /// What the outer header of the packet that `bytes` begin with takes over.
@@ -66,19 +65,30 @@ pub(super) fn wrap(
     protocol: u8,
     inherited: Inherited,
 ) -> Result<(), DropReason> {
-    let Inherited { tos, ttl, dont_fragment } = inherited;
     let payload = packet.len();
     let (source, destination) = (tunnel.path.local, tunnel.real.addr());
     if destination.is_v4() {
-        let id = if dont_fragment { 0 } else { tunnel.id };
-        ipv4::Header { source, destination, protocol, tos, ttl, id, dont_fragment, payload }
-            .emit(packet.prepend()?);
+        header_v4(tunnel, protocol, inherited, payload).emit(packet.prepend()?);
         return link::replace(packet, 0, tunnel.path, ethertype::IPV4);
     }
-    let (next_header, class, hop_limit) = (protocol, tos, ttl);
+    let (next_header, class, hop_limit) = (protocol, inherited.tos, inherited.ttl);
     ipv6::Header { source, destination, next_header, class, flow_label: 0, hop_limit, payload }
         .emit(packet.prepend()?);
     link::replace(packet, 0, tunnel.path, ethertype::IPV6)
+}
+
+/// The outer header of a packet for a real server with an IPv4 address.
+#[inline(always)]
+fn header_v4(
+    tunnel: &Tunnel<'_>,
+    protocol: u8,
+    inherited: Inherited,
+    payload: usize,
+) -> ipv4::Header {
+    let Inherited { tos, ttl, dont_fragment } = inherited;
+    let (source, destination) = (tunnel.path.local, tunnel.real.addr());
+    let id = if dont_fragment { 0 } else { tunnel.id };
+    ipv4::Header { source, destination, protocol, tos, ttl, id, dont_fragment, payload }
 }
 
 /// [`unwrap`] and [`wrap`] in one step, around a packet behind a link header without tags: an outer
@@ -90,16 +100,11 @@ pub(super) fn wrap_at_once(
     protocol: u8,
 ) -> Result<(), DropReason> {
     let inner = packet.bytes().get(ethernet::LEN..).unwrap_or_default();
-    let payload = inner.len();
-    let Inherited { tos, ttl, dont_fragment } = inherit(inner, tunnel)?;
-    let (source, destination) = (tunnel.path.local, tunnel.real.addr());
-    let id = if dont_fragment { 0 } else { tunnel.id };
+    let outer = header_v4(tunnel, protocol, inherit(inner, tunnel)?, inner.len());
     let head = packet.prepend_over::<{ ipv4::LEN }, { ethernet::LEN + ipv4::LEN }>()?;
-    put(head, 0, *tunnel.path.link());
-    put(head, 12, ethertype::IPV4.to_be_bytes());
-    let outer = head.last_chunk_mut().ok_or(DropReason::NoHeadroom)?;
-    ipv4::Header { source, destination, protocol, tos, ttl, id, dont_fragment, payload }
-        .emit(outer);
+    let (link, ip) = head.split_first_chunk_mut().ok_or(DropReason::NoHeadroom)?;
+    link::write(link, tunnel.path, ethertype::IPV4);
+    outer.emit(ip.first_chunk_mut().ok_or(DropReason::NoHeadroom)?);
     Ok(())
 }
 

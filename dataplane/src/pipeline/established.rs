@@ -160,8 +160,7 @@ impl<'a> Ordinary<'a> {
         // Of the methods that this way knows only a tunnel adds octets.
         if overhead > 0 {
             packet.truncate(L3 + usize::from(octets));
-            let is_behind_v4 = overhead == OUTER_V4;
-            return Some(self.encapsulate::<L4>(packet, (real, path), is_behind_v4, next_id));
+            return Some(self.encapsulate::<L4>(packet, real, path, next_id));
         }
         frame.set_link(path.link());
         packet.truncate(L3 + usize::from(octets));
@@ -201,28 +200,19 @@ impl<'a> Ordinary<'a> {
     fn encapsulate<const L4: usize>(
         &self,
         packet: &mut Packet<'_>,
-        (real, path): (&Endpoint, &Path),
-        is_behind_v4: bool,
+        real: &Endpoint,
+        path: &Path,
         next_id: &mut u16,
     ) -> Verdict {
         let family = if L4 == L4_V6 { Family::V6 } else { Family::V4 };
-        let id = *next_id;
-        *next_id = id.wrapping_add(1);
-        let tunnel = || Tunnel { family, l3: L3, real, path, id, pmtu_disc: self.pmtu_disc };
-        let wrapped = if is_behind_v4 {
-            forward::ipip_v4(packet, &tunnel())
-        } else {
-            forward::ipip(packet, &tunnel())
-        };
-        match wrapped {
+        let tunnel = Tunnel { family, l3: L3, real, path, id: *next_id, pmtu_disc: self.pmtu_disc };
+        *next_id = next_id.wrapping_add(1);
+        match forward::ipip(packet, tunnel) {
             Ok(()) => Verdict::Tx(path.device),
             Err(reason) => Verdict::Drop(reason),
         }
     }
 }
-
-/// Octets that a tunnel adds to a packet whose real server has an IPv4 address.
-const OUTER_V4: u32 = forward::overhead(Method::Ipip, Family::V4, 0) as u32;
 
 /// Octets that a method adds to a packet; none for those that only the long way knows.
 #[inline(always)]

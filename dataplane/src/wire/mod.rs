@@ -97,6 +97,6 @@ fn array_at<const N: usize, const M: usize>(octets: &[u8; N], at: usize) -> [u8;
 
 /// Writes `field` at `at`.
 #[inline]
-pub(crate) fn put<const N: usize, const M: usize>(out: &mut [u8; N], at: usize, field: [u8; M]) {
+fn put<const N: usize, const M: usize>(out: &mut [u8; N], at: usize, field: [u8; M]) {
     out[at..at + M].copy_from_slice(&field);
 }
