@@ -78,7 +78,7 @@ enum Verb {
     /// Shows what became of all packets: totals, drops by reason, devices, workers, flow table.
     Stats,
     /// Shows what happens now, on a screen that is drawn anew every second: rates, workers, drops by
-    /// reason, real servers. `q` ends it, `s` changes the order.
+    /// reason, real servers with their health and drains. `q` ends it, `s` changes the order.
     Top,
     /// Lists flows with their packets and octets; or counts or ends those that fit.
     Flows(FlowsArgs),
