@@ -61,6 +61,14 @@ impl Addr {
         self.0 >> 32 == MAPPED >> 32
     }
 
+    /// Whether this is the IPv4 address of one host on some network: neither in 0/8 or 127/8 nor in
+    /// 224/3.
+    #[inline]
+    pub const fn is_unicast_v4(self) -> bool {
+        let first = self.low32() >> 24;
+        self.is_v4() && first != 0 && first != 127 && first < 224
+    }
+
     /// The family.
     #[inline]
     pub const fn family(self) -> Family {

@@ -15,7 +15,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use crate::{addr::Addr, destination::Destinations};
+use crate::{addr::Addr, destination::Destinations, wire::ipv4::HOP_LESS};
 
 /// Names an endpoint; an index into [`Endpoints`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -106,7 +106,7 @@ pub struct Description {
 pub struct Endpoint {
     /// High and low half of the address.
     addr: [AtomicU64; 2],
-    /// port 16, protocol 8, method 8, flags 16, sum 16 in network order (from the low end).
+    /// port 16, protocol 8, method 8, flags 16 (from the low end).
     word: AtomicU64,
     /// weight 32, tunnel 32.
     tunnel: AtomicU64,
@@ -117,8 +117,8 @@ pub struct Endpoint {
     pub learned_mtu: AtomicU32,
     /// When it was learned, in ticks.
     pub learned_at: AtomicU32,
-    /// Fills the line.
-    _rest: [u64; 2],
+    /// Sums of address and port, and of the address and one hop less, as they change checksums.
+    sums: [Sums; 2],
     /// How busy it is.
     pub load: Load,
 }
@@ -222,13 +222,14 @@ impl Endpoint {
         let bits = d.addr.bits();
         self.addr[0].store((bits >> 64) as u64, Relaxed);
         self.addr[1].store(bits as u64, Relaxed);
-        let sum = sum16(d.addr, d.port).to_be();
+        let [both, addr] = &self.sums;
+        both.set(sum16(d.addr, d.port), 0);
+        addr.set(sum16(d.addr, 0), HOP_LESS.into());
         self.word.store(
             u64::from(d.port)
                 | u64::from(d.protocol) << 16
                 | u64::from(d.method as u8) << 24
-                | u64::from(d.flags) << 32
-                | u64::from(sum) << 48,
+                | u64::from(d.flags) << 32,
             Relaxed,
         );
         self.tunnel.store(u64::from(d.weight) | u64::from(d.tunnel) << 32, Relaxed);
@@ -259,6 +260,32 @@ impl Endpoint {
         Addr::v6(high << 64 | u128::from(self.addr[1].load(Relaxed)))
     }
 
+    /// Whether this is its address; if not `V6`, both are known to be IPv4.
+    #[inline(always)]
+    pub fn is_at<const V6: bool>(&self, addr: Addr) -> bool {
+        if V6 { self.addr() == addr } else { self.low32() == addr.low32() }
+    }
+
+    /// The 32 bits of an IPv4 address; of an IPv6 address its last 32.
+    #[inline]
+    pub fn low32(&self) -> u32 {
+        self.addr[1].load(Relaxed) as u32
+    }
+
+    /// By how much sums change where this endpoint's address and port become another's, below 2^17.
+    /// Octets change places in sums as in what is summed (RFC 1071, section 2 B): of network order.
+    #[inline(always)]
+    pub fn change_to(&self, other: &Self) -> u32 {
+        self.sums[0].change_to(&other.sums[0])
+    }
+
+    /// By how much those of an IPv4 header do, which has the address alone, and that loses a hop; below
+    /// 2^18.
+    #[inline(always)]
+    pub fn header_change_to(&self, other: &Self) -> u32 {
+        self.sums[1].change_to(&other.sums[1])
+    }
+
     /// The port.
     #[inline]
     pub fn port(&self) -> u16 {
@@ -268,13 +295,7 @@ impl Endpoint {
     /// The one's complement sum of address and port, for incremental checksums.
     #[inline]
     pub fn sum(&self) -> u16 {
-        u16::from_be((self.word.load(Relaxed) >> 48) as u16)
-    }
-
-    /// Port, flags and sum, read at once.
-    #[inline]
-    pub fn brief(&self) -> Brief {
-        Brief(self.word.load(Relaxed))
+        u16::from_be(self.sums[0].more.load(Relaxed) as u16)
     }
 
     /// The flags.
@@ -309,29 +330,23 @@ impl Endpoint {
     }
 }
 
-/// What a packet of a known flow wants to know of an endpoint beside its address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Brief(u64);
+/// A folded sum in network order, and what it takes to take it off.
+#[derive(Debug, Default)]
+struct Sums {
+    less: AtomicU32,
+    more: AtomicU32,
+}
 
-#[expect(clippy::cast_possible_truncation, reason = "fields are packed into words on purpose")]
-impl Brief {
-    /// The port; 0 if it takes every port.
-    #[inline]
-    pub const fn port(self) -> u16 {
-        self.0 as u16
+impl Sums {
+    /// Sets the sum; `beside` changes with it whenever it comes in another's place.
+    fn set(&self, sum: u16, beside: u32) {
+        self.less.store(u32::from(!sum.to_be()), Relaxed);
+        self.more.store(u32::from(sum.to_be()) + beside, Relaxed);
     }
 
-    /// [`AVAILABLE`] and its kin.
-    #[inline]
-    pub const fn flags(self) -> u16 {
-        (self.0 >> 32) as u16
-    }
-
-    /// By how much sums change where this endpoint's address and port become another's. Octets
-    /// change places in sums as in what is summed (RFC 1071, section 2 B): of network order.
-    #[inline]
-    pub const fn change_to(self, other: Self) -> u32 {
-        (self.0 >> 48 ^ 0xffff) as u32 + (other.0 >> 48) as u32
+    #[inline(always)]
+    fn change_to(&self, other: &Self) -> u32 {
+        self.less.load(Relaxed) + other.more.load(Relaxed)
     }
 }
 

@@ -1,4 +1,4 @@
-//! A frame on loan: the device keeps the memory, we get the octets and some room around them.
+//! A frame on loan: the device keeps the memory, we get the octets and some room in front of them.
 
 use crate::verdict::{DeviceId, DropReason, Verdict};
 
@@ -9,15 +9,13 @@ pub const BURST: usize = 64;
 /// outer IPv6 40, UDP 8, GUE with options 20, and a VLAN tag.
 pub const HEADROOM: usize = 128;
 
-/// A borrowed frame, from its Ethernet header to its last octet, with room around it.
+/// A borrowed frame, from its Ethernet header to its last octet, with room in front.
 #[derive(Debug)]
 pub struct Packet<'a> {
-    /// The memory lent by the device.
+    /// The memory lent by the device, up to the frame's end.
     memory: &'a mut [u8],
     /// Where the frame starts in `memory`.
     start: usize,
-    /// Where it ends.
-    end: usize,
     /// The device it came in by.
     pub device: DeviceId,
     /// What becomes of it: set by the pipeline, carried out by the device.
@@ -33,31 +31,37 @@ impl<'a> Packet<'a> {
     #[inline]
     pub fn new(memory: &'a mut [u8], start: usize, end: usize, device: DeviceId) -> Self {
         assert!(start <= end && end <= memory.len(), "frame outside its memory");
-        Self { memory, start, end, device, verdict: Verdict::Host }
+        Self { memory: &mut memory[..end], start, device, verdict: Verdict::Host }
     }
 
     /// The frame.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
-        &self.memory[self.start..self.end]
+        &self.memory[self.start..]
     }
 
     /// The frame, to be written.
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.end]
+        &mut self.memory[self.start..]
+    }
+
+    /// The lent memory up to the frame's end, which starts at [`Packet::start`].
+    #[inline]
+    pub const fn memory(&self) -> &[u8] {
+        self.memory
     }
 
     /// Length of the frame in octets.
     #[inline]
     pub const fn len(&self) -> usize {
-        self.end - self.start
+        self.memory.len() - self.start
     }
 
     /// Whether nothing is left of it.
     #[inline]
     pub const fn is_empty(&self) -> bool {
-        self.start == self.end
+        self.start == self.memory.len()
     }
 
     /// Where the frame starts in the lent memory: a device that sends from a fixed offset moves
@@ -120,7 +124,10 @@ impl<'a> Packet<'a> {
     /// Cuts the frame to `length` octets; a longer `length` changes nothing.
     #[inline]
     pub fn truncate(&mut self, length: usize) {
-        self.end = self.end.min(self.start + length);
+        let end = self.start + length;
+        if end < self.memory.len() {
+            self.memory = &mut std::mem::take(&mut self.memory)[..end];
+        }
     }
 }
 

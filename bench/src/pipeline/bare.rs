@@ -24,8 +24,8 @@ use dataplane::{
     verdict::{DeviceId, Verdict},
     wire::{
         frame::{
-            plain::Plain,
-            shape::{L3, L4_V4, L4_V6, Shape},
+            plain::{NewEnd, Plain},
+            shape::{HEAD_V4, HEAD_V6, L3, L4_V4, L4_V6, Shape},
         },
         protocol,
     },
@@ -102,8 +102,8 @@ impl<'t> Bare<'t> {
     fn work(&self, look: &Look<'_>, burst: &mut [Packet<'_>]) {
         for packet in burst {
             let sent = match Shape::of(packet.bytes()) {
-                Shape::V4 => self.packet::<L4_V4, { L4_V4 + 4 }>(look, packet),
-                Shape::V6 => self.packet::<L4_V6, { L4_V6 + 4 }>(look, packet),
+                Shape::V4 => self.packet::<L4_V4, HEAD_V4>(look, packet),
+                Shape::V6 => self.packet::<L4_V6, HEAD_V6>(look, packet),
                 Shape::Other => None,
             };
             if sent.is_some() {
@@ -126,20 +126,24 @@ impl<'t> Bare<'t> {
             Family::V4 => look.hash_v4(frame.addresses_v4(), frame.tail()),
             Family::V6 => look.hash_v6(frame.addresses_v6(), frame.tail()),
         });
-        let [(_, old), (addr, new)] = [self.ends[d], self.ends[1 - d]];
+        let [old, new] = [self.ends[d].1, self.ends[1 - d].1];
         let control = self.flow.control();
         let octets = frame.octets();
         if !self.steady.holds(control, direction, frame.flags())
             || self.ends[1].1.flags() & AVAILABLE == 0
             || self.ends[1].1.learned_mtu.load(Relaxed) != 0
-            || frame.ttl() <= 1
             || octets > MTU
         {
             return None;
         }
-        let checksum = frame.finished_checksum()?;
-        let (before, after) = (old.brief(), new.brief());
-        frame.translate(1 - d, (addr, after.port()), checksum, before.change_to(after));
+        let checksum_at = frame.ready_checksum()?;
+        let end = NewEnd {
+            addr: if L4 == L4_V6 { new.addr() } else { Addr::v4(new.low32()) },
+            port: new.port(),
+            change: old.change_to(new),
+            header_change: old.header_change_to(new),
+        };
+        frame.translate(1 - d, end, checksum_at);
         self.flow.touch(NOW);
         self.flow.count(direction, octets.into());
         self.stats.count(direction, octets.into());

@@ -21,8 +21,11 @@ pub mod flag {
     pub const FULLNAT: u16 = 1 << 6;
     /// IPVS's NOOUTPUT: no packet of the real server seen yet, the state is a guess.
     pub const NO_OUTPUT: u16 = 1 << 7;
-    /// First of the bits that the table gives no meaning to; they end below [`CONTROLLED`].
+    /// First of the bits that the table gives no meaning to; they end below [`V4`].
     pub const FIRST_FREE: u16 = 1 << 8;
+    /// All addresses that the flow's packets carry are IPv4, and none of them is one that must not be
+    /// on the wire. The table's own.
+    pub const V4: u16 = 1 << 12;
     /// Hangs on a template, whose slot stands where other flows count octets to the client.
     pub const CONTROLLED: u16 = 1 << 13;
     /// The flow is being inserted: nobody else may end it yet. The table's own.

@@ -34,6 +34,25 @@ pub(crate) fn prefetch<T>(value: &T) {
     let _ = value;
 }
 
+/// Fetches the line at `at` in `memory` and the one after it into the cache, to be read. What lies outside
+/// is fetched as well, or not: no matter.
+#[inline(always)]
+pub(crate) fn prefetch_two(memory: &[u8], at: usize) {
+    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    // SAFETY: a prefetch neither faults nor changes memory, whatever the address.
+    unsafe {
+        asm!(
+            "prefetcht0 [{memory} + {at}]",
+            "prefetcht0 [{memory} + {at} + 63]",
+            memory = in(reg) memory.as_ptr(),
+            at = in(reg) at,
+            options(readonly, nostack, preserves_flags)
+        );
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+    let _ = (memory, at);
+}
+
 /// Fetches the line at the start of `value` into the cache, to be written.
 #[inline]
 pub(super) fn prefetch_write<T>(value: &T) {

@@ -4,12 +4,11 @@
 //! | --- | --- |
 //! | 0 | control: generation 32, state 8, time-out class 8, flags 16 |
 //! | 8 | last seen, tick |
-//! | 12 | virtual endpoint |
+//! | 12 | client port 16, local (source NAT) port 16, or the port that stands for port 0 |
 //! | 16 | client address |
-//! | 32 | client port 16, local (source NAT) port 16, or the port that stands for port 0 |
-//! | 36 | protocol 8, what the real server was told 8, client path 16 |
-//! | 40 | real endpoint |
-//! | 44 | local address's endpoint 16, generation of the client path 16 |
+//! | 32 | virtual endpoint, real endpoint |
+//! | 40 | protocol 8, what the real server was told 8, local address's endpoint 16 |
+//! | 44 | client path 16, its generation 16 |
 //! | 48 | packets to the real server, to the client; of a template: flows that hang on it, unused |
 //! | 56 | octets likewise; of a template: its own time-out in ticks, unused; of a flow that hangs on one: its slot in place of octets to the client; while a real server is told its client by the PROXY protocol: where the client's data begins in place of octets to the real server |
 //!
@@ -58,21 +57,6 @@ pub struct NewFlow {
     pub any_port: u16,
 }
 
-/// The two ends of a packet, as the entry of its flow names them.
-#[derive(Clone, Copy, Debug)]
-pub struct Ends {
-    /// The client: source of a request, destination of a reply.
-    pub client: Addr,
-    /// Its port.
-    pub client_port: u16,
-    /// The other end: the service's of a request, the real server's of a reply.
-    pub other: Addr,
-    /// Its port.
-    pub other_port: u16,
-    /// IP protocol number.
-    pub protocol: u8,
-}
-
 /// A flow table entry.
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
@@ -80,19 +64,17 @@ pub struct Entry {
     /// Acquire/Release: orders a life's fields for readers that do not come through the index.
     control: AtomicU64,
     seen: AtomicU32,
-    virt: AtomicU32,
-    /// High and low half.
-    client: [AtomicU64; 2],
     client_port: AtomicU16,
     local_port: AtomicU16,
+    /// High and low half.
+    client: [AtomicU64; 2],
+    /// The virtual and the real one.
+    endpoints: [AtomicU32; 2],
     protocol: AtomicU8,
     /// How far the telling is; see [`Telling`]. Written after, read before what it begins at.
     pub(super) telling: AtomicU8,
-    client_path: AtomicU16,
-    real: AtomicU32,
     local: AtomicU16,
-    /// Written after, read before `client_path`: a new generation never vouches for an old path.
-    client_path_generation: AtomicU16,
+    client_path: AtomicU32,
     packets: [AtomicU32; 2],
     pub(super) octets: [AtomicU32; 2],
 }
@@ -195,6 +177,13 @@ impl Entry {
         Addr::v6(high << 64 | low)
     }
 
+    /// The last 32 bits of the client's address.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the low 32 bits are what is asked for")]
+    fn client_low32(&self) -> u32 {
+        self.client[1].load(Relaxed) as u32
+    }
+
     /// The client's port.
     #[inline]
     pub fn client_port(&self) -> u16 {
@@ -210,13 +199,20 @@ impl Entry {
     /// The virtual endpoint.
     #[inline]
     pub fn virt(&self) -> EndpointId {
-        EndpointId(self.virt.load(Relaxed))
+        EndpointId(self.endpoints[0].load(Relaxed))
     }
 
     /// The real endpoint.
     #[inline]
     pub fn real(&self) -> EndpointId {
-        EndpointId(self.real.load(Relaxed))
+        EndpointId(self.endpoints[1].load(Relaxed))
+    }
+
+    /// The endpoint that packets from the client (0) or to the client (1) name beside the client: the virtual
+    /// or the real one.
+    #[inline(always)]
+    pub fn named(&self, d: usize) -> EndpointId {
+        EndpointId(self.endpoints[d & 1].load(Relaxed))
     }
 
     /// Full NAT: the endpoint of the local address.
@@ -231,31 +227,29 @@ impl Entry {
         self.local_port.load(Relaxed)
     }
 
-    /// The path back to the client and the generation of paths it belongs to.
+    /// The path back to the client, as far as it is known.
     #[inline]
-    pub fn client_path(&self) -> (u16, u16) {
-        let generation = self.client_path_generation.load(Acquire);
-        (self.client_path.load(Relaxed), generation)
+    pub fn client_path(&self) -> ClientPath {
+        ClientPath(self.client_path.load(Relaxed))
     }
 
     /// Notes the path back to the client.
     #[inline]
-    pub fn set_client_path(&self, path: u16, generation: u16) {
-        self.client_path.store(path, Relaxed);
-        self.client_path_generation.store(generation, Release);
+    pub fn set_client_path(&self, path: ClientPath) {
+        self.client_path.store(path.0, Relaxed);
     }
 
-    /// Whether a packet with these ends belongs here, of which `control` was seen and `endpoint` is the
-    /// other end: as a lookup would say, but never true of a template or with full NAT.
+    /// Whether this is the client's address; if not `V6`, both are known to be IPv4.
     #[inline(always)]
-    pub fn is_of(&self, ends: &Ends, endpoint: &Endpoint, control: Control) -> bool {
-        // Hardly ever false where the tag was right: branches are cheaper here than one sum.
-        control.flags() & (flag::LIVE | flag::TEMPLATE | flag::FULLNAT) == flag::LIVE
-            && self.protocol() == ends.protocol
-            && self.client_port() == ends.client_port
-            && self.client() == ends.client
-            && endpoint.addr() == ends.other
-            && self.port_of(endpoint) == ends.other_port
+    pub fn is_client<const V6: bool>(&self, addr: Addr) -> bool {
+        if V6 { self.client() == addr } else { self.client_low32() == addr.low32() }
+    }
+
+    /// Whether an endpoint's port is 0 and this is the port that stands for it.
+    #[cold]
+    #[inline(never)]
+    pub fn stands_for(&self, port: u16, actual: u16) -> bool {
+        port == 0 && self.local_port() == actual
     }
 
     /// Whether a packet with this key, found through a word of this direction, belongs here: then
@@ -274,7 +268,7 @@ impl Entry {
         let far = [key.destination.bits(), key.source.bits()][d];
         let near_port = [key.source_port, key.destination_port][d];
         let far_port = [key.destination_port, key.source_port][d];
-        let other = endpoints.get(EndpointId([&self.virt, &self.real][d].load(Relaxed)));
+        let other = endpoints.get(EndpointId(self.endpoints[d].load(Relaxed)));
         let (mut client, mut client_port) = (self.client().bits(), self.client_port());
         if control.has(flag::FULLNAT) && direction == Direction::ToClient {
             client = endpoints.get(self.local()).addr().bits();
@@ -340,14 +334,15 @@ impl Entry {
         clippy::cast_possible_truncation,
         reason = "address halves; local ids are below 65536"
     )]
-    pub(super) fn begin(&self, new: &NewFlow, now: Tick) -> Control {
+    pub(super) fn begin(&self, new: &NewFlow, flags: u16, now: Tick) -> Control {
         let old = Control(self.control.load(Relaxed));
         // A reader outside the workers that sees a field of this life sees that the last is over.
         fence(Release);
         let (local, local_port) = new.local.unwrap_or((EndpointId(0), new.any_port));
         let client = new.key.source.bits();
         self.seen.store(now.0, Relaxed);
-        self.virt.store(new.virt.0, Relaxed);
+        self.endpoints[0].store(new.virt.0, Relaxed);
+        self.endpoints[1].store(new.real.0, Relaxed);
         self.client[0].store((client >> 64) as u64, Relaxed);
         self.client[1].store(client as u64, Relaxed);
         self.client_port.store(new.key.source_port, Relaxed);
@@ -355,17 +350,14 @@ impl Entry {
         self.protocol.store(new.key.protocol, Relaxed);
         self.telling.store(Telling::Over as u8, Relaxed);
         self.client_path.store(0, Relaxed);
-        self.real.store(new.real.0, Relaxed);
         self.local.store(local.0 as u16, Relaxed);
-        self.client_path_generation.store(0, Relaxed);
         for counter in self.packets.iter().chain(&self.octets) {
             counter.store(0, Relaxed);
         }
         if new.key.template {
             self.octets[0].store(new.timeout, Relaxed);
         }
-        let control =
-            Control::new(old.generation().wrapping_add(1), new.state, new.class, new.all_flags());
+        let control = Control::new(old.generation().wrapping_add(1), new.state, new.class, flags);
         self.control.store(control.0, Release);
         control
     }
@@ -428,6 +420,27 @@ impl Entry {
     }
 }
 
+/// Where the path back to a flow's client is found: a number and the generation of the paths that it
+/// belongs to. The latter is never 0 of a path that is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientPath(u32);
+
+impl ClientPath {
+    /// The path of this number in this generation.
+    #[must_use]
+    pub const fn new(number: u16, generation: u16) -> Self {
+        Self((generation as u32) << 16 | number as u32)
+    }
+
+    /// The number if the path belongs to this generation, and if not, no number of a path: 65,536 or
+    /// more.
+    #[inline(always)]
+    #[must_use]
+    pub const fn number(self, generation: u16) -> u32 {
+        self.0 ^ (generation as u32) << 16
+    }
+}
+
 /// Slot numbers that fit into a free entry.
 pub(super) const HELD: usize = 8;
 
@@ -435,7 +448,7 @@ impl NewFlow {
     /// The flags of its first control word.
     #[inline]
     pub(super) const fn all_flags(&self) -> u16 {
-        let own = flag::TEMPLATE | flag::FULLNAT | flag::PARKED;
+        let own = flag::TEMPLATE | flag::FULLNAT | flag::PARKED | flag::V4;
         let mut flags = self.flags & !own | flag::LIVE | flag::ARRIVING;
         if self.key.template {
             flags |= flag::TEMPLATE | flag::ONE_WAY;
@@ -444,6 +457,17 @@ impl NewFlow {
             flags |= flag::FULLNAT;
         }
         flags
+    }
+
+    /// The same, and [`flag::V4`] where it belongs.
+    #[inline]
+    pub(super) fn all_flags_among(&self, endpoints: &Endpoints) -> u16 {
+        let flags = self.all_flags();
+        let real = endpoints.get(self.real).addr();
+        let plain = self.key.source.is_unicast_v4()
+            && self.key.destination.is_unicast_v4()
+            && (flags & flag::ONE_WAY != 0 || real.is_unicast_v4());
+        if plain { flags | flag::V4 } else { flags }
     }
 
     /// The key of its replies, unless there are none.

@@ -106,28 +106,29 @@ impl FlowHasher {
         if self.aes.is_some() { HashKind::Aes } else { HashKind::Sip }
     }
 
-    /// Hashes the key of an IPv4 packet: source and destination, the former in the upper half, and
-    /// its [`tail`].
+    /// Hashes the key of an IPv4 packet: source and destination as their octets lie, and its
+    /// [`tail`].
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "the two halves of a word")]
     pub(super) fn hash_v4(&self, addresses: u64, tail: u64) -> FlowHash {
         match self.aes {
             Some(aes) => FlowHash(by_aes_v4(aes, &self.keys, addresses, tail)),
             None => {
-                let (source, destination) = ((addresses >> 32) as u32, addresses as u32);
-                let key = key(Addr::v4(source), Addr::v4(destination), tail);
-                FlowHash(by_sip(&self.keys, &key))
+                let [source, destination] =
+                    halves(addresses.to_ne_bytes()).map(|half| Addr::v4(u32::from_be_bytes(half)));
+                FlowHash(by_sip(&self.keys, &key(source, destination, tail)))
             }
         }
     }
 
-    /// Hashes the key of an IPv6 packet.
+    /// Hashes the key of an IPv6 packet, likewise.
     #[inline(always)]
     pub(super) fn hash_v6(&self, addresses: (u128, u128), tail: u64) -> FlowHash {
         match self.aes {
             Some(aes) => FlowHash(by_aes_v6(aes, &self.keys, addresses, tail)),
             None => {
-                let key = key(Addr::v6(addresses.0), Addr::v6(addresses.1), tail);
+                let (source, destination) =
+                    (u128::from_be(addresses.0), u128::from_be(addresses.1));
+                let key = key(Addr::v6(source), Addr::v6(destination), tail);
                 FlowHash(by_sip(&self.keys, &key))
             }
         }
@@ -143,22 +144,34 @@ impl FlowHasher {
     }
 }
 
-/// What a key has beside its addresses, as [`Tuple`] has it.
+/// What a key has beside its addresses: both ports as their octets lie in the lower 32 bits, the protocol
+/// above them.
 #[inline]
-const fn tail(key: &FlowKey) -> u64 {
-    (key.source_port as u64) << 16
-        | (key.destination_port as u64)
-        | (key.protocol as u64) << 32
-        | (key.template as u64) << 40
+fn tail(key: &FlowKey) -> u64 {
+    let ports = joined([key.source_port.to_be_bytes(), key.destination_port.to_be_bytes()]);
+    u64::from(u32::from_ne_bytes(ports))
+        | u64::from(key.protocol) << 32
+        | u64::from(key.template) << 40
+}
+
+/// Two fields as they lie behind each other.
+#[inline(always)]
+fn joined<const N: usize, const M: usize>([first, second]: [[u8; N]; 2]) -> [u8; M] {
+    std::array::from_fn(|at| if at < N { first[at] } else { second[at - N] })
+}
+
+/// The two fields that lie behind each other.
+fn halves<const N: usize, const M: usize>(both: [u8; M]) -> [[u8; N]; 2] {
+    std::array::from_fn(|half| std::array::from_fn(|at| both[half * N + at]))
 }
 
 #[inline]
 fn by_aes(aes: Aes, keys: &[[u128; 5]; 3], key: &FlowKey) -> u64 {
     if key.source.is_v4() && key.destination.is_v4() {
-        let addresses = u64::from(key.source.low32()) << 32 | u64::from(key.destination.low32());
-        return by_aes_v4(aes, keys, addresses, tail(key));
+        let addresses = [key.source, key.destination].map(|addr| addr.low32().to_be_bytes());
+        return by_aes_v4(aes, keys, u64::from_ne_bytes(joined(addresses)), tail(key));
     }
-    by_aes_v6(aes, keys, (key.source.bits(), key.destination.bits()), tail(key))
+    by_aes_v6(aes, keys, (key.source.bits().to_be(), key.destination.bits().to_be()), tail(key))
 }
 
 #[inline(always)]
@@ -181,12 +194,14 @@ fn by_aes_v6(
 /// The key that a packet's fields name.
 #[cold]
 #[expect(clippy::cast_possible_truncation, reason = "fields of a word")]
-const fn key(source: Addr, destination: Addr, tail: u64) -> FlowKey {
+fn key(source: Addr, destination: Addr, tail: u64) -> FlowKey {
+    let [source_port, destination_port] =
+        halves((tail as u32).to_ne_bytes()).map(u16::from_be_bytes);
     FlowKey {
         source,
         destination,
-        source_port: (tail >> 16) as u16,
-        destination_port: tail as u16,
+        source_port,
+        destination_port,
         protocol: (tail >> 32) as u8,
         template: false,
     }
@@ -256,9 +271,9 @@ mod tests {
     fn a_packets_fields_hash_as_its_key_does() {
         for hasher in hashers(5) {
             let (v4, v6) = (example(false), example(true));
-            let addresses = u64::from(v4.source.low32()) << 32 | u64::from(v4.destination.low32());
+            let addresses = u64::from_ne_bytes([10, 0, 0, 1, 10, 0, 0, 2]);
             assert_eq!(hasher.hash_v4(addresses, tail(&v4)), hasher.hash(&v4));
-            let addresses = (v6.source.bits(), v6.destination.bits());
+            let addresses = (v6.source.bits().to_be(), v6.destination.bits().to_be());
             assert_eq!(hasher.hash_v6(addresses, tail(&v6)), hasher.hash(&v6));
         }
     }

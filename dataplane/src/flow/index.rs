@@ -18,6 +18,7 @@
 //! Mitzenmacher, "The power of two choices in randomized load balancing", 1996.
 
 use super::{
+    Direction,
     bucket::{AT_HOME, Bucket, CELLS, ELSEWHERE, LOCKED, TAG, Word, home_tag},
     cpu,
     hash::FlowHash,
@@ -58,6 +59,13 @@ impl Probe {
         self.0 & Self::HIT != 0
     }
 
+    /// The direction that the word with the tag names its entry for.
+    #[inline]
+    #[must_use]
+    pub const fn direction(self) -> Direction {
+        if self.0 & 1 == 0 { Direction::ToReal } else { Direction::ToClient }
+    }
+
     /// The word that carries the tag; only its lower half is known.
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "the lower half is the word's")]
@@ -96,10 +104,18 @@ impl<'t> Index<'t> {
         alternate(primary, tag, self.0.len())
     }
 
-    /// Fetches the bucket a lookup reads first.
+    /// The bucket a lookup reads first.
     #[inline]
-    pub(super) fn prefetch(self, hash: FlowHash) {
-        cpu::prefetch(&self.0[self.primary(hash)]);
+    pub(super) fn bucket(self, hash: FlowHash) -> &'t Bucket {
+        &self.0[self.primary(hash)]
+    }
+
+    /// Fetches it.
+    #[inline]
+    pub(super) fn prefetch(self, hash: FlowHash) -> &'t Bucket {
+        let bucket = self.bucket(hash);
+        cpu::prefetch(bucket);
+        bucket
     }
 
     /// Fetches the bucket an insert or a removal locks.
@@ -108,11 +124,9 @@ impl<'t> Index<'t> {
         cpu::prefetch_write(&self.0[self.primary(hash)]);
     }
 
-    /// Looks at the primary.
+    /// Looks at the primary, which is `bucket`.
     #[inline]
-    pub(super) fn probe(self, hash: FlowHash) -> Probe {
-        let primary = self.primary(hash);
-        let bucket = &self.0[primary];
+    pub(super) fn probe(self, hash: FlowHash, bucket: &Bucket) -> Probe {
         let tag = home_tag(hash);
         let hits = cpu::tags_equal(bucket, tag);
         if hits != 0 {
@@ -121,7 +135,7 @@ impl<'t> Index<'t> {
         if bucket.meta().load(Acquire) < ELSEWHERE {
             return Probe::MISS;
         }
-        cpu::prefetch(&self.0[self.alternate(primary, tag)]);
+        cpu::prefetch(&self.0[self.alternate(self.primary(hash), tag)]);
         Probe::ALTERNATE
     }
 
@@ -341,7 +355,7 @@ mod tests {
         let index = Index(&buckets);
         let hash = hash(1, 4, 5);
         let _locked = index.lock(hash);
-        assert_eq!(index.probe(hash), Probe::MISS);
+        assert_eq!(index.probe(hash, index.bucket(hash)), Probe::MISS);
     }
 
     #[test]
@@ -355,7 +369,7 @@ mod tests {
             assert_eq!(placed, Ok(expected));
         }
         for &(hash, slot) in &words {
-            let mut probe = index.probe(hash);
+            let mut probe = index.probe(hash, index.bucket(hash));
             assert_eq!(probe.needs_alternate(), slot > 7);
             if probe.needs_alternate() {
                 probe = index.probe_again(hash);

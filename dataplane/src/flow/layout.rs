@@ -23,7 +23,7 @@ use crate::clock::TICKS_PER_SECOND;
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"xvsflow\0");
 
 /// Changes with every change of what lies where, in the header or behind it, and of the hash.
-pub(super) const VERSION: u64 = 2;
+pub(super) const VERSION: u64 = 3;
 
 /// Slots beyond the capacity for each worker: those in its magazine and in limbo are of no use to
 /// the others meanwhile.

@@ -5,7 +5,7 @@
 //! the caller to compare. Where everything lies is looked up once, so that it stays in registers.
 
 use super::{
-    Direction, Entry, FlowHash, FlowKey, FlowTable, Probe, cpu, hash::FlowHasher, index::Index,
+    Entry, FlowHash, FlowKey, FlowTable, Probe, bucket::Bucket, cpu, hash::FlowHasher, index::Index,
 };
 
 /// A view of the table, good for one burst.
@@ -15,6 +15,10 @@ pub struct Look<'t> {
     entries: &'t [Entry],
     hasher: &'t FlowHasher,
 }
+
+/// The bucket that a lookup reads first.
+#[derive(Clone, Copy, Debug)]
+pub struct Primary<'t>(&'t Bucket);
 
 impl FlowTable {
     /// The table as one burst sees it.
@@ -27,8 +31,8 @@ impl FlowTable {
 }
 
 impl<'t> Look<'t> {
-    /// Stage 1: where the flow of an IPv4 packet belongs. Source and destination, the former in the
-    /// upper half; ports likewise in the lower 32 bits of `tail`, the protocol above them.
+    /// Stage 1: where the flow of an IPv4 packet belongs. Source and destination as their octets lie;
+    /// ports likewise in the lower 32 bits of `tail`, the protocol above them.
     #[inline(always)]
     #[must_use]
     pub fn hash_v4(&self, addresses: u64, tail: u64) -> FlowHash {
@@ -50,38 +54,31 @@ impl<'t> Look<'t> {
 
     /// Stage 1: fetches the bucket.
     #[inline(always)]
-    pub fn prefetch(&self, hash: FlowHash) {
-        self.index.prefetch(hash);
+    pub fn prefetch(&self, hash: FlowHash) -> Primary<'t> {
+        Primary(self.index.prefetch(hash))
     }
 
-    /// Stage 2: looks at the bucket and fetches the entry it names, or the other bucket.
+    /// Stage 2: looks at the bucket and fetches the entry it names, or the other bucket. Whether the entry
+    /// is that of the packet's flow is for the caller to see: the pipeline does.
     #[inline(always)]
     #[must_use]
-    pub fn probe(&self, hash: FlowHash) -> Probe {
-        self.fetched(self.index.probe(hash))
+    pub fn probe(&self, hash: FlowHash, primary: Primary<'t>) -> (Probe, Option<&'t Entry>) {
+        self.fetched(self.index.probe(hash, primary.0))
     }
 
     /// Stage 2, only where [`Probe::needs_alternate`]: looks at the other bucket.
     #[inline]
     #[must_use]
-    pub fn probe_again(&self, hash: FlowHash) -> Probe {
+    pub fn probe_again(&self, hash: FlowHash) -> (Probe, Option<&'t Entry>) {
         self.fetched(self.index.probe_again(hash))
     }
 
     #[inline(always)]
-    fn fetched(&self, probe: Probe) -> Probe {
-        if let Some(entry) = probe.word().and_then(|word| self.entries.get(word.slot() as usize)) {
+    fn fetched(&self, probe: Probe) -> (Probe, Option<&'t Entry>) {
+        let entry = probe.word().and_then(|word| self.entries.get(word.slot() as usize));
+        if let Some(entry) = entry {
             cpu::prefetch_write(entry);
         }
-        probe
-    }
-
-    /// Stage 3: the entry that the probe found and the direction it was found for. Whether it is
-    /// the packet's flow is for the caller to see: [`Entry::is_of`].
-    #[inline(always)]
-    #[must_use]
-    pub fn candidate(&self, probe: Probe) -> Option<(&'t Entry, Direction)> {
-        let word = probe.word()?;
-        Some((self.entries.get(word.slot() as usize)?, word.direction()))
+        (probe, entry)
     }
 }

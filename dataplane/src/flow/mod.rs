@@ -32,12 +32,12 @@ mod worker;
 
 pub use audit::Audit;
 pub use control::{Control, flag};
-pub(crate) use cpu::{Wide, prefetch};
-pub use entry::{Ends, Entry, NewFlow};
+pub(crate) use cpu::{Wide, prefetch_two};
+pub use entry::{ClientPath, Entry, NewFlow};
 pub use expiry::{Expiry, SHED_MAX, Swept};
 pub use hash::{FlowHash, HashKey, HashKind};
 pub use index::Probe;
-pub use look::Look;
+pub use look::{Look, Primary};
 pub use mapping::{Pages, Region};
 pub use steady::Steady;
 pub use table::{

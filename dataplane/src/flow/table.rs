@@ -269,7 +269,7 @@ impl FlowTable {
     /// Stage 1: fetches the bucket.
     #[inline]
     pub fn prefetch(&self, hash: FlowHash) {
-        self.index().prefetch(hash);
+        let _fetched = self.index().prefetch(hash);
     }
 
     /// Fetches the bucket that an insert writes first.
@@ -282,7 +282,8 @@ impl FlowTable {
     #[inline]
     #[must_use]
     pub fn probe(&self, hash: FlowHash) -> Probe {
-        self.prefetch_entry(self.index().probe(hash))
+        let index = self.index();
+        self.prefetch_entry(index.probe(hash, index.bucket(hash)))
     }
 
     /// Stage 2, only where [`Probe::needs_alternate`]: looks at the other bucket.

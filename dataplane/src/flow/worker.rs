@@ -218,7 +218,8 @@ impl TableWorker {
     ) -> Result<Inserted<'_>, InsertError> {
         let slot = self.take_slot(new)?;
         let entry = self.table.entry(slot);
-        let flow = self.table.flow(slot, entry.begin(new, now));
+        let flags = new.all_flags_among(endpoints);
+        let flow = self.table.flow(slot, entry.begin(new, flags, now));
         // A sweep that comes before the flow is announced leaves this alone and comes again.
         self.table.due().arm(slot, now.plus(new.timeout), now);
         if let Some(hash) = prepared.to_client {

@@ -8,10 +8,12 @@
 //! come. Left to the long way alone: services with
 //! persistence or one-packet scheduling, and everything while packets are dropped on purpose.
 
+use std::num::NonZeroU8;
+
 use arrayvec::ArrayVec;
 
 use super::{
-    Context, GROUP, Met, Pipeline, Staged,
+    Context, GROUP, Group, Met, Pipeline, Staged,
     established::Ordinary,
     open::{Scheduled, may_open},
 };
@@ -21,17 +23,14 @@ use crate::{
         Direction, FlowHash, FlowKey,
         state::{self, Next, Step},
     },
-    packet::Packet,
     service::Service,
     verdict::Verdict,
-    wire::frame::{self, Parsed, shape::Shape},
+    wire::frame::{Parsed, shape},
 };
 
 /// A packet that will make a flow.
 #[derive(Debug)]
 pub(super) struct Ahead<'a> {
-    /// Its place in the group.
-    pub(super) at: usize,
     parsed: Parsed,
     service: &'a Service,
     picked: Picked,
@@ -66,21 +65,18 @@ impl Pipeline {
     pub(super) fn look_ahead<'a>(
         &mut self,
         cx: &Context<'a>,
-        group: &[Packet<'_>],
-        staged: &[Staged; GROUP],
+        group: &mut Group<'_, '_, '_>,
     ) -> AheadOfGroup<'a> {
         let mut ahead = AheadOfGroup::new();
         if self.defence.may_drop_packets() {
             return ahead;
         }
-        for (at, (packet, staged)) in group.iter().zip(staged).enumerate() {
-            if staged.shape == Shape::Other || !staged.probe.is_miss() {
-                continue;
-            }
-            let Ok(parsed) = frame::parse(packet.bytes()) else { continue };
+        for staged in group.iter_mut().filter(|staged| staged.probe.is_miss()) {
+            let Some(parsed) = shape::read(staged.packet.bytes()) else { continue };
             if let Some((service, picked)) = self.pick_ahead(cx, &parsed) {
                 fetch(cx, &parsed, staged.hash, cx.endpoints.get(picked.real));
-                ahead.push(Ahead { at, parsed, service, picked });
+                ahead.push(Ahead { parsed, service, picked });
+                staged.ahead = place(ahead.len());
             }
         }
         self.table.prefetch_slots(ahead.len());
@@ -121,8 +117,8 @@ impl Pipeline {
     pub(super) fn make_ahead(
         &mut self,
         cx: &Context<'_>,
-        (ordinary, shape): (&Ordinary<'_>, Shape),
-        packet: &mut Packet<'_>,
+        ordinary: &Ordinary<'_>,
+        staged: &mut Staged<'_, '_, '_>,
         ahead: &Ahead<'_>,
     ) {
         self.picked = Some(ahead.picked);
@@ -135,14 +131,19 @@ impl Pipeline {
         if let Ok(Scheduled::Flow(id, direction)) = scheduled
             && let Some(flow) = cx.table.get(id)
             && let Some(verdict) =
-                ordinary.take_first(shape, packet, (&flow, direction), &mut self.next_id)
+                ordinary.take_first(staged, (&flow, direction), &mut self.next_id)
         {
-            packet.verdict = verdict;
+            staged.packet.verdict = verdict;
             return;
         }
-        let outcome = scheduled.and_then(|s| self.send_first(cx, packet, parsed, s));
-        packet.verdict = outcome.unwrap_or_else(Verdict::Drop);
+        let outcome = scheduled.and_then(|s| self.send_first(cx, staged.packet, parsed, s));
+        staged.packet.verdict = outcome.unwrap_or_else(Verdict::Drop);
     }
+}
+
+/// A place that counts from 1.
+fn place(count: usize) -> Option<NonZeroU8> {
+    u8::try_from(count).ok().and_then(NonZeroU8::new)
 }
 
 /// Fetches the buckets of a flow that will be made.

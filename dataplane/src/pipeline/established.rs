@@ -7,19 +7,19 @@
 //! same result, octet for octet. The direction of the next packet cannot be guessed, so nothing
 //! branches on it. Whatever fails a test takes the long way, which knows all cases.
 
-use std::{hint::select_unpredictable, sync::atomic::Ordering::Relaxed};
+use std::{hint::select_unpredictable, num::NonZeroU8, sync::atomic::Ordering::Relaxed};
 
 use super::{
-    Context,
+    Context, Staged,
     advance::{is_nat, method},
 };
 use crate::{
-    addr::Family,
+    addr::{Addr, Family},
     clock::Tick,
     endpoint::{AVAILABLE, Endpoint, Method},
     flow::{
-        Control, Direction, Ends, Entry, Look, Probe, Steady,
-        flag::{CONTROLLED, NO_OUTPUT},
+        Control, Direction, Entry, Look, Steady,
+        flag::{self, CONTROLLED, NO_OUTPUT},
         state::{self, Step},
     },
     forward::{self, Tunnel},
@@ -28,8 +28,8 @@ use crate::{
     stats::EndpointStats,
     verdict::Verdict,
     wire::frame::{
-        plain::Plain,
-        shape::{L3, L4_V4, L4_V6, Shape},
+        plain::{NewEnd, Plain},
+        shape::{HEAD_V4, HEAD_V6, L3, L4_V4, L4_V6},
     },
 };
 
@@ -51,16 +51,44 @@ pub(super) struct Ordinary<'a> {
     secure_tcp: bool,
 }
 
+/// What is known of a packet: the entry that was found for it, the direction it was found for, where the
+/// transport checksum is.
+#[derive(Clone, Copy)]
+struct Found<'t> {
+    entry: &'t Entry,
+    direction: Direction,
+    checksum_at: NonZeroU8,
+}
+
+/// Where a packet will go.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    path: &'a Path,
+    /// The path MTU that was learned, or 0.
+    learned: u32,
+}
+
+impl Way<'_> {
+    /// Whether a packet of so many octets can leave at once.
+    #[inline(always)]
+    fn has_room(self, octets: u32) -> bool {
+        octets <= u32::from(self.path.room()) && (self.learned == 0 || cold(octets <= self.learned))
+    }
+}
+
 impl<'a> Ordinary<'a> {
     /// What there is to read, while `secure_tcp` is or is not in force.
     pub(super) fn new(cx: &Context<'a>, secure_tcp: bool) -> Self {
         let routes = &cx.snapshot.routes;
+        // Beyond are numbers that no entry keeps.
+        let numbered = routes.numbered();
+        let numbered = numbered.get(..1 << 16).unwrap_or(numbered);
         Self {
             look: cx.table.look(),
             endpoints: cx.endpoints.all(),
             stats: cx.stats.endpoints(),
             steady: Steady::new(secure_tcp),
-            paths: [&cx.snapshot.paths, routes.numbered()],
+            paths: [&cx.snapshot.paths, numbered],
             generation: routes.generation,
             now: cx.now,
             pmtu_disc: cx.snapshot.settings.pmtu_disc,
@@ -68,103 +96,132 @@ impl<'a> Ordinary<'a> {
         }
     }
 
-    /// Forwards a packet if it is an ordinary one of the flow that `probe` found; if not, nothing has
+    /// Forwards a packet if it is an ordinary one of the flow that was found for it; if not, nothing has
     /// changed.
     #[inline(always)]
     pub(super) fn take(
         &self,
-        shape: Shape,
-        packet: &mut Packet<'_>,
-        probe: Probe,
+        staged: &mut Staged<'_, '_, '_>,
         next_id: &mut u16,
     ) -> Option<Verdict> {
-        let flow = self.look.candidate(probe)?;
-        match shape {
-            Shape::V4 => self.forward::<L4_V4, { L4_V4 + 4 }, false>(packet, flow, next_id),
-            Shape::V6 => self.forward::<L4_V6, { L4_V6 + 4 }, false>(packet, flow, next_id),
-            Shape::Other => None,
+        let (checksum_at, entry) = (staged.checksum_at?, staged.entry?);
+        let found = Found { entry, direction: staged.probe.direction(), checksum_at };
+        if usize::from(checksum_at.get()) < L4_V6 {
+            self.forward::<L4_V4, HEAD_V4, false>(staged.packet, found, next_id)
+        } else {
+            self.forward::<L4_V6, HEAD_V6, false>(staged.packet, found, next_id)
         }
     }
 
     /// The same for the packet that a flow was just made for, whose state it has already.
     pub(super) fn take_first(
         &self,
-        shape: Shape,
-        packet: &mut Packet<'_>,
-        flow: (&Entry, Direction),
+        staged: &mut Staged<'_, '_, '_>,
+        (entry, direction): (&Entry, Direction),
         next_id: &mut u16,
     ) -> Option<Verdict> {
-        match shape {
-            Shape::V4 => self.forward::<L4_V4, { L4_V4 + 4 }, true>(packet, flow, next_id),
-            Shape::V6 => self.forward::<L4_V6, { L4_V6 + 4 }, true>(packet, flow, next_id),
-            Shape::Other => None,
+        let checksum_at = staged.checksum_at?;
+        let found = Found { entry, direction, checksum_at };
+        if usize::from(checksum_at.get()) < L4_V6 {
+            self.forward::<L4_V4, HEAD_V4, true>(staged.packet, found, next_id)
+        } else {
+            self.forward::<L4_V6, HEAD_V6, true>(staged.packet, found, next_id)
         }
     }
 
-    /// Forwards a packet of this shape if it is an ordinary one of the flow that `probe` found; if
-    /// not, nothing has changed.
+    /// Forwards a packet of this shape, nothing special in itself, if nothing is special about its flow
+    /// either.
     #[inline(always)]
     fn forward<const L4: usize, const HEAD: usize, const FIRST: bool>(
         &self,
         packet: &mut Packet<'_>,
-        (entry, direction): (&Entry, Direction),
+        found: Found<'_>,
         next_id: &mut u16,
     ) -> Option<Verdict> {
         let mut frame = Plain::<L4, HEAD>::of(packet.bytes_mut())?;
+        let Found { entry, direction, checksum_at } = found;
         let d = direction as usize;
         let control = entry.control();
-        let id = entry.real().0 as usize;
-        let (real, virt) = (self.endpoints.get(id)?, self.endpoints.get(entry.virt().0 as usize)?);
-        let is_reply = direction == Direction::ToClient;
-        let (old, new) = select_unpredictable(is_reply, (real, virt), (virt, real));
-        let ((client, client_port), (other, other_port)) = (frame.end(d), frame.end(1 - d));
-        let ends = Ends { client, client_port, other, other_port, protocol: frame.protocol() };
-        if !entry.is_of(&ends, old, control)
+        let old = self.endpoints.get(entry.named(d).0 as usize)?;
+        if !is_of(entry, control, &frame, d, old)
             || !(self.steady.holds(control, direction, frame.flags())
                 || FIRST && self.is_first(entry, control, frame.flags()))
-            || real.flags() & AVAILABLE == 0
-            || frame.ttl() <= 1
         {
             return None;
         }
-        let path = self.path(entry, is_reply, id)?;
-        let is_nat = is_nat(control);
-        let octets = frame.octets();
-        let overhead = if is_nat { 0 } else { overhead(method(control), real)? };
-        if !has_room(u32::from(octets) + overhead, real, path) {
+        let new = self.endpoints.get(entry.named(1 - d).0 as usize)?;
+        let way = Way {
+            path: self.path(entry, d)?,
+            // Flags and a learned MTU are a real server's: the virtual endpoint has none.
+            learned: old.learned_mtu.load(Relaxed) | new.learned_mtu.load(Relaxed),
+        };
+        if (old.flags() | new.flags()) & AVAILABLE == 0 {
             return None;
         }
-        let checksum = frame.finished_checksum()?;
-        if is_nat {
-            let (before, after) = (old.brief(), new.brief());
-            let port = match (before.port(), after.port()) {
-                // An end that takes every port leaves the port as it is; then so does the other.
-                (0, 0) => other_port,
-                (0, _) | (_, 0) => return None,
-                (_, port) => port,
-            };
-            let change = before.change_to(after);
-            frame.translate(1 - d, (new.addr(), port), checksum, change);
-        } else {
-            frame.hop();
+        if !is_nat(control) {
+            return self.forward_as_it_is::<L4, HEAD>(packet, found, (way, new), next_id);
         }
+        let octets = frame.octets();
+        // An end that takes every port leaves the port as it is; then so does the other.
+        if !way.has_room(octets.into())
+            || (old.port() == 0 || new.port() == 0) && cold(old.port() != new.port())
+        {
+            return None;
+        }
+        let end = NewEnd {
+            addr: if L4 == L4_V6 { new.addr() } else { Addr::v4(new.low32()) },
+            port: new.port(),
+            change: old.change_to(new),
+            header_change: old.header_change_to(new),
+        };
+        frame.translate(1 - d, end, checksum_at);
+        frame.set_link(way.path.link());
+        self.count(found, control, octets);
+        packet.truncate(L3 + usize::from(octets));
+        Some(Verdict::Tx(way.path.device))
+    }
+
+    /// The same for a packet that is sent on as it came but for one hop, by itself or in a tunnel.
+    #[inline(always)]
+    fn forward_as_it_is<const L4: usize, const HEAD: usize>(
+        &self,
+        packet: &mut Packet<'_>,
+        found: Found<'_>,
+        (way, real): (Way<'_>, &Endpoint),
+        next_id: &mut u16,
+    ) -> Option<Verdict> {
+        let mut frame = Plain::<L4, HEAD>::of(packet.bytes_mut())?;
+        let control = found.entry.control();
+        let overhead = overhead(method(control), real)?;
+        let octets = frame.octets();
+        if !way.has_room(u32::from(octets) + overhead) || found.direction == Direction::ToClient {
+            return None;
+        }
+        frame.hop();
+        self.count(found, control, octets);
+        // Of the methods that this way knows only a tunnel adds octets.
+        if overhead > 0 {
+            packet.truncate(L3 + usize::from(octets));
+            return Some(self.encapsulate::<L4>(packet, real, way.path, next_id));
+        }
+        frame.set_link(way.path.link());
+        packet.truncate(L3 + usize::from(octets));
+        Some(Verdict::Tx(way.path.device))
+    }
+
+    /// Notes when the flow was seen, and counts the packet.
+    #[inline(always)]
+    fn count(&self, found: Found<'_>, control: Control, octets: u16) {
+        let Found { entry, direction, .. } = found;
         if entry.seen() != self.now {
             entry.touch(self.now);
         }
         // Where the flow hangs on a template, that stands in place of the octets to the client.
-        let is_slot = control.has(CONTROLLED) && cold(is_reply);
+        let is_slot = control.has(CONTROLLED) && cold(direction == Direction::ToClient);
         entry.count(direction, if is_slot { 0 } else { octets.into() });
-        if let Some(stats) = self.stats.get(id) {
+        if let Some(stats) = self.stats.get(entry.real().0 as usize) {
             stats.count(direction, octets.into());
         }
-        // Of the methods that this way knows only a tunnel adds octets.
-        if overhead > 0 {
-            packet.truncate(L3 + usize::from(octets));
-            return Some(self.encapsulate::<L4>(packet, real, path, next_id));
-        }
-        frame.set_link(path.link());
-        packet.truncate(L3 + usize::from(octets));
-        Some(Verdict::Tx(path.device))
     }
 
     /// Whether this packet is the first one of its flow, whose state it would leave as it is.
@@ -181,18 +238,13 @@ impl<'a> Ordinary<'a> {
             && entry.packets(Direction::ToReal) == 0
     }
 
-    /// The way to the real server `id`, or back to the client if the entry still knows it.
+    /// The path to the entry's real server (`d` is 0), or back to the client if the entry still knows it.
     #[inline(always)]
-    fn path(&self, entry: &Entry, is_reply: bool, id: usize) -> Option<&'a Path> {
-        let (number, generation) = entry.client_path();
-        let [to_real, to_client] = self.paths;
-        let paths = select_unpredictable(is_reply, to_client, to_real);
-        let at = select_unpredictable(is_reply, usize::from(number), id);
-        let generation = select_unpredictable(is_reply, generation, self.generation);
-        if generation != self.generation {
-            return None;
-        }
-        paths.get(at)
+    fn path(&self, entry: &Entry, d: usize) -> Option<&'a Path> {
+        let id = entry.real().0 as usize;
+        // Of another generation than ours it is no number of a path.
+        let number = entry.client_path().number(self.generation) as usize;
+        self.paths[d & 1].get(select_unpredictable(d != 0, number, id))
     }
 
     /// Puts the packet behind an outer header.
@@ -224,11 +276,34 @@ fn overhead(method: Method, real: &Endpoint) -> Option<u32> {
     }
 }
 
-/// Whether a packet of so many octets can leave at once.
+/// Whether a frame that goes this way belongs to the entry, of which `control` was seen and `old` is the
+/// endpoint beside the client: as a lookup would say, but never of a template, with full NAT, or where the
+/// family is not that of [`flag::V4`].
 #[inline(always)]
-fn has_room(octets: u32, real: &Endpoint, path: &Path) -> bool {
-    let learned = real.learned_mtu.load(Relaxed);
-    octets <= u32::from(path.room()) && (learned == 0 || cold(octets <= learned))
+fn is_of<const L4: usize, const HEAD: usize>(
+    entry: &Entry,
+    control: Control,
+    frame: &Plain<'_, L4, HEAD>,
+    d: usize,
+    old: &Endpoint,
+) -> bool {
+    // Hardly ever false where the tag was right: branches are cheaper here than one sum.
+    let wanted = flag::LIVE | if L4 == L4_V6 { 0 } else { flag::V4 };
+    control.flags() & (flag::LIVE | flag::TEMPLATE | flag::FULLNAT | flag::V4) == wanted
+        && entry.protocol() == frame.protocol()
+        && entry.client_port() == frame.port(d)
+        && if L4 == L4_V6 {
+            entry.is_client::<true>(frame.addr(d)) && old.is_at::<true>(frame.addr(1 - d))
+        } else {
+            entry.is_client::<false>(frame.addr(d)) && old.is_at::<false>(frame.addr(1 - d))
+        }
+        && is_port(entry, old.port(), frame.port(1 - d))
+}
+
+/// Whether packets to an endpoint with the first port may go to the second.
+#[inline(always)]
+fn is_port(entry: &Entry, port: u16, actual: u16) -> bool {
+    port == actual && port != 0 || entry.stands_for(port, actual)
 }
 
 /// Tells the compiler that this is hardly ever asked.

@@ -29,7 +29,7 @@ mod template;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{num::NonZeroU8, sync::Arc};
 
 use arrayvec::ArrayVec;
 
@@ -38,7 +38,10 @@ use crate::{
     capture::Captures,
     clock::Tick,
     endpoint::Endpoints,
-    flow::{Direction, FlowHash, FlowRef, FlowTable, Look, Probe, TableWorker, Wide, prefetch},
+    flow::{
+        Direction, Entry, FlowHash, FlowRef, FlowTable, Look, Primary, Probe, TableWorker, Wide,
+        prefetch_two,
+    },
     fragment::Fragments,
     outbox::Outbox,
     packet::Packet,
@@ -116,15 +119,25 @@ pub struct Pipeline {
 }
 
 /// One packet between the stages.
-#[derive(Clone, Copy, Debug, Default)]
-struct Staged {
-    /// What it looks like.
-    shape: Shape,
+#[derive(Debug)]
+struct Staged<'p, 'm, 't> {
+    packet: &'p mut Packet<'m>,
     /// The hash of its key; of no meaning unless it is [`Kind::Flow`].
     hash: FlowHash,
+    /// Where the index is looked at first.
+    primary: Primary<'t>,
     /// What the index said.
     probe: Probe,
+    /// The entry that it named.
+    entry: Option<&'t Entry>,
+    /// Where its transport checksum is, if it has a hot shape and nothing about it is special.
+    checksum_at: Option<NonZeroU8>,
+    /// Its place among those that are looked after ahead.
+    ahead: Option<NonZeroU8>,
 }
+
+/// A group of packets between the stages.
+type Group<'p, 'm, 't> = ArrayVec<Staged<'p, 'm, 't>, GROUP>;
 
 impl Pipeline {
     /// A pipeline without services: every packet goes to the host.
@@ -232,8 +245,9 @@ impl Pipeline {
     /// The burst, group after group.
     #[inline(always)]
     fn groups(&mut self, cx: &Context<'_>, burst: &mut [Packet<'_>]) {
+        // A device may have left the headers in memory.
         for packet in burst.iter() {
-            fetch(packet);
+            prefetch_two(packet.memory(), packet.start());
         }
         for group in burst.chunks_mut(GROUP) {
             self.group(cx, group);
@@ -244,48 +258,44 @@ impl Pipeline {
     #[inline(always)]
     fn group(&mut self, cx: &Context<'_>, group: &mut [Packet<'_>]) {
         let ordinary = Ordinary::new(cx, self.defence.secure_tcp());
-        let mut staged = [Staged::default(); GROUP];
-        for (packet, staged) in group.iter_mut().zip(&mut staged) {
-            (staged.shape, staged.hash) = hash(&ordinary.look, packet);
-            ordinary.look.prefetch(staged.hash);
+        let mut staged: Group<'_, '_, '_> = ArrayVec::new();
+        for packet in group {
+            let (hash, checksum_at) = hash(&ordinary.look, packet);
+            let primary = ordinary.look.prefetch(hash);
+            let (probe, entry, ahead) = (Probe::default(), None, None);
+            staged.push(Staged { packet, hash, primary, probe, entry, checksum_at, ahead });
         }
         let (mut elsewhere, mut missed) = (false, false);
-        for (_, staged) in group.iter().zip(&mut staged) {
-            staged.probe = ordinary.look.probe(staged.hash);
+        for staged in &mut staged {
+            (staged.probe, staged.entry) = ordinary.look.probe(staged.hash, staged.primary);
             if !staged.probe.is_hit() {
                 elsewhere |= staged.probe.needs_alternate();
                 missed |= staged.probe.is_miss();
             }
         }
         if elsewhere {
-            for (_, staged) in group.iter().zip(&mut staged) {
-                if staged.probe.needs_alternate() {
-                    staged.probe = ordinary.look.probe_again(staged.hash);
-                }
+            for staged in staged.iter_mut().filter(|staged| staged.probe.needs_alternate()) {
+                (staged.probe, staged.entry) = ordinary.look.probe_again(staged.hash);
             }
         }
-        let ahead = if missed { self.look_ahead(cx, group, &staged) } else { ArrayVec::new() };
-        let mut ahead = ahead.iter().peekable();
-        for (at, (packet, staged)) in group.iter_mut().zip(&staged).enumerate() {
-            let &Staged { shape, hash, probe } = staged;
-            match ordinary.take(shape, packet, probe, &mut self.next_id) {
-                Some(verdict) => packet.verdict = verdict,
-                None => match ahead.next_if(|ahead| ahead.at == at) {
-                    Some(ahead) => self.make_ahead(cx, (&ordinary, shape), packet, ahead),
-                    None => self.long_way(cx, packet, (hash, probe)),
-                },
+        let ahead = if missed { self.look_ahead(cx, &mut staged) } else { ArrayVec::new() };
+        for staged in &mut staged {
+            match ordinary.take(staged, &mut self.next_id) {
+                Some(verdict) => staged.packet.verdict = verdict,
+                None => {
+                    match staged.ahead.and_then(|place| ahead.get(usize::from(place.get()) - 1)) {
+                        Some(ahead) => self.make_ahead(cx, &ordinary, staged, ahead),
+                        None => self.long_way(cx, staged),
+                    }
+                }
             }
         }
     }
 
     /// Decides about a packet that is not an ordinary one of an established flow.
     #[inline(never)]
-    fn long_way(
-        &mut self,
-        cx: &Context<'_>,
-        packet: &mut Packet<'_>,
-        (hash, probe): (FlowHash, Probe),
-    ) {
+    fn long_way(&mut self, cx: &Context<'_>, staged: &mut Staged<'_, '_, '_>) {
+        let &mut Staged { ref mut packet, hash, probe, .. } = staged;
         let parsed = match frame::parse(packet.bytes()) {
             Ok(parsed) => parsed,
             Err(reason) => {
@@ -341,34 +351,27 @@ impl Pipeline {
     }
 }
 
-/// Fetches a packet's headers, which a device may have left in memory.
+/// The hash of a packet's key, and where its transport checksum is, if it has a hot shape and nothing
+/// about it is special.
 #[inline(always)]
-fn fetch(packet: &Packet<'_>) {
-    const LINE: usize = 64;
-    if let [first, .., last] = packet.bytes() {
-        prefetch(first);
-        prefetch(packet.bytes().get(LINE - 1).unwrap_or(last));
-    }
-}
-
-/// What a packet looks like and the hash of its key.
-#[inline(always)]
-fn hash(look: &Look<'_>, packet: &mut Packet<'_>) -> (Shape, FlowHash) {
+fn hash(look: &Look<'_>, packet: &mut Packet<'_>) -> (FlowHash, Option<NonZeroU8>) {
     let frame = packet.bytes_mut();
     match Shape::of(frame) {
         Shape::V4 => {
             if let Some(frame) = PlainV4::of(frame) {
-                return (Shape::V4, look.hash_v4(frame.addresses_v4(), frame.tail()));
+                let hash = look.hash_v4(frame.addresses_v4(), frame.tail());
+                return (hash, frame.ready_checksum());
             }
         }
         Shape::V6 => {
             if let Some(frame) = PlainV6::of(frame) {
-                return (Shape::V6, look.hash_v6(frame.addresses_v6(), frame.tail()));
+                let hash = look.hash_v6(frame.addresses_v6(), frame.tail());
+                return (hash, frame.ready_checksum());
             }
         }
         Shape::Other => {}
     }
-    (Shape::Other, hash_other(look, frame))
+    (hash_other(look, frame), None)
 }
 
 /// The hash of a frame of no hot shape; of no meaning if it is no packet of a flow.

@@ -11,7 +11,7 @@ use crate::{
     addr::{Addr, Family},
     clock::{TICKS_PER_SECOND, Tick},
     endpoint::{Endpoint, EndpointId, Method},
-    flow::Entry,
+    flow::{ClientPath, Entry},
     forward::{self, Job},
     outbox::FRAME,
     packet::Packet,
@@ -252,13 +252,13 @@ impl Pipeline {
     #[inline]
     pub(super) fn client_path(&self, cx: &Context<'_>, entry: &Entry) -> Path {
         let routes = &cx.snapshot.routes;
-        let (id, generation) = entry.client_path();
-        if generation == routes.generation && u32::from(id) != NO_PATH {
-            return *routes.get(u32::from(id));
+        let id = entry.client_path().number(routes.generation);
+        if id <= u32::from(u16::MAX) && id != NO_PATH {
+            return *routes.get(id);
         }
         let (id, path) = routes.find(entry.client());
         if let Ok(id) = u16::try_from(id) {
-            entry.set_client_path(id, routes.generation);
+            entry.set_client_path(ClientPath::new(id, routes.generation));
         }
         path
     }

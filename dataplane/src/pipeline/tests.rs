@@ -139,6 +139,17 @@ fn side() -> Side {
     Side { pipeline, flows, stats }
 }
 
+/// A packet as the stages before the last one leave it.
+fn staged<'p, 'm, 't>(look: Look<'t>, packet: &'p mut Packet<'m>) -> Staged<'p, 'm, 't> {
+    let (hash, checksum_at) = hash(&look, packet);
+    let primary = look.prefetch(hash);
+    let (mut probe, mut entry) = look.probe(hash, primary);
+    if probe.needs_alternate() {
+        (probe, entry) = look.probe_again(hash);
+    }
+    Staged { packet, hash, primary, probe, entry, checksum_at, ahead: None }
+}
+
 impl Side {
     /// What became of a frame: verdict, octets, own frames.
     fn pass(&mut self, frame: &[u8], now: Tick, long: bool) -> (Verdict, Vec<u8>, Vec<Vec<u8>>) {
@@ -148,13 +159,9 @@ impl Side {
         if long {
             self.pipeline.with(now, |pipeline, cx| {
                 let [packet] = &mut packets;
-                let Ok(parsed) = frame::parse(packet.bytes()) else { return };
-                let hash = cx.table.hash(&parsed.key);
-                let mut probe = cx.table.probe(hash);
-                if probe.needs_alternate() {
-                    probe = cx.table.probe_again(hash);
+                if frame::parse(packet.bytes()).is_ok() {
+                    pipeline.long_way(cx, &mut staged(cx.table.look(), packet));
                 }
-                pipeline.long_way(cx, packet, (hash, probe));
             });
             self.pipeline.table.quiesce();
         } else {
@@ -343,9 +350,8 @@ fn data_of_an_established_flow_takes_the_ordinary_way() {
                     Packet::new(&mut memory, HEADROOM, HEADROOM + frame.len(), DeviceId(0));
                 it.pipeline.with(Tick(101), |pipeline, cx| {
                     let ordinary = Ordinary::new(cx, false);
-                    let (shape, hash) = hash(&ordinary.look, &mut packet);
-                    let probe = ordinary.look.probe(hash);
-                    let verdict = ordinary.take(shape, &mut packet, probe, &mut pipeline.next_id);
+                    let mut staged = staged(ordinary.look, &mut packet);
+                    let verdict = ordinary.take(&mut staged, &mut pipeline.next_id);
                     assert!(matches!(verdict, Some(Verdict::Tx(_))), "{v6} {service} {made:?}");
                 });
             }

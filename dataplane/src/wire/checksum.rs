@@ -86,7 +86,12 @@ impl Sum {
 /// lower halves, which is the carry that goes around the end.
 #[inline]
 const fn fold(sum: u64) -> u16 {
-    let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
+    fold32((sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32)
+}
+
+/// [`fold`] for sums below 2^32.
+#[inline]
+const fn fold32(sum: u32) -> u16 {
     (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
@@ -144,11 +149,11 @@ pub const fn apply(checksum: u16, delta: u16) -> u16 {
     !fold(!checksum as u64 + delta as u64)
 }
 
-/// A checksum after a change of sums by `delta`, which need not be folded; both in the same order
-/// of octets.
+/// A checksum after a change of sums by `delta`, which need not be folded but is below 2^31; both in the
+/// same order of octets.
 #[inline]
-pub const fn change(checksum: u16, delta: u64) -> u16 {
-    !fold(!checksum as u64 + delta)
+pub const fn change(checksum: u16, delta: u32) -> u16 {
+    !fold32(!checksum as u32 + delta)
 }
 
 /// A UDP checksum after a change: 0, "none", stays 0, and no other becomes 0 (RFC 768).

@@ -30,6 +30,10 @@ pub const OFFSET: u16 = 0x1fff;
 /// The hop count a packet of our own starts with (RFC 1700).
 pub const TTL: u8 = 64;
 
+/// By how much the header's sum changes with one hop less, as octets lie: one less in the upper half of
+/// the word that time to live shares with the protocol.
+pub const HOP_LESS: u16 = !0x0100u16.to_be();
+
 /// A header without options, of a packet that is no fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {

@@ -75,12 +75,6 @@ fn word_at<const N: usize>(octets: &[u8; N], at: usize) -> u64 {
     u64::from(u32::from_ne_bytes(array_at(octets, at)))
 }
 
-/// The eight octets at `at`.
-#[inline]
-fn u64_at<const N: usize>(octets: &[u8; N], at: usize) -> u64 {
-    u64::from_be_bytes(array_at(octets, at))
-}
-
 /// The sixteen octets at `at`.
 #[inline]
 fn u128_at<const N: usize>(octets: &[u8; N], at: usize) -> u128 {

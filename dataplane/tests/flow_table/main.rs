@@ -17,8 +17,8 @@ use xvs_dataplane::{
     clock::Tick,
     endpoint::{Description, EndpointId, Endpoints},
     flow::{
-        Audit, Direction, Entry, Expiry, FlowId, FlowKey, FlowTable, HashKey, InsertError,
-        Inserted, NewFlow, Pages, TableConfig, TableError, TableWorker, flag,
+        Audit, ClientPath, Direction, Entry, Expiry, FlowId, FlowKey, FlowTable, HashKey,
+        InsertError, Inserted, NewFlow, Pages, TableConfig, TableError, TableWorker, flag,
     },
 };
 
@@ -199,8 +199,9 @@ fn an_entry_says_what_was_put_into_it_and_counts() {
     flow.count(Direction::ToClient, 1500);
     flow.touch(now.plus(3));
     flow.touch(now);
-    flow.set_client_path(12, 34);
-    assert_eq!(flow.client_path(), (12, 34));
+    flow.set_client_path(ClientPath::new(12, 34));
+    assert_eq!(flow.client_path().number(34), 12);
+    assert!(flow.client_path().number(35) > 0xffff, "a number of another generation");
     let view = table.flows(0).next().unwrap();
     assert_eq!((view.packets, view.octets), ([2, 1], [150, 1500]));
     assert_eq!((view.client, view.client_port), (new.key.source, new.key.source_port));
