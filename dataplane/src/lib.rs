@@ -5,7 +5,7 @@
 //! ([`io`]) stand behind features.
 //!
 //! Layers, lowest first; a module uses only what stands before it (`tests/tidy.rs` holds this):
-//! addr clock rng verdict < key network packet outbox destination < wire route < capture selector
+//! addr clock rng verdict < key network packet outbox destination < wire < route < capture selector
 //! < endpoint fragment < flow < calls < forward sched < spec < service stats < pipeline < steering
 //! < io < worker director < ipvsadm.
 

@@ -11,35 +11,38 @@ use crate::{
     addr::Addr,
     network::{Network, Route},
     verdict::DeviceId,
+    wire::outer::Outer,
 };
 
 /// The number of the path that leads nowhere.
 pub const NO_PATH: u32 = 0;
 
-/// A resolved way: what a frame needs to get to a next hop.
+/// A resolved way: what a frame needs to get to a next hop. One cache line, and for tunnels another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub struct Path {
     /// The device it leaves through.
     pub device: DeviceId,
-    /// Link address of the next hop; meaningless while not `resolved`.
-    pub destination: [u8; 6],
-    /// Link address of our own interface.
-    pub source: [u8; 6],
-    /// Largest IP packet, in octets.
-    pub mtu: u16,
-    /// Our own address on the way, for tunnels and ICMP errors; unspecified if we have none.
-    pub local: Addr,
-    /// The address whose link address is needed: the gateway or the destination itself.
-    pub next_hop: Addr,
     /// Whether there is a route at all.
     pub routed: bool,
     /// Whether the next hop's link address is known.
     pub resolved: bool,
-    /// The start of the link header, its ethertype left out: destination and source.
-    link: [u8; 12],
     /// Octets of the largest IP packet that can leave at once: `mtu`, or 0 while not `resolved`.
     room: u16,
+    /// Largest IP packet, in octets.
+    pub mtu: u16,
+    /// The start of the link header, its ethertype left out: destination and source.
+    link: [u8; 12],
+    /// Link address of the next hop; meaningless while not `resolved`.
+    pub destination: [u8; 6],
+    /// Link address of our own interface.
+    pub source: [u8; 6],
+    /// Our own address on the way, for tunnels and ICMP errors; unspecified if we have none.
+    pub local: Addr,
+    /// The address whose link address is needed: the gateway or the destination itself.
+    pub next_hop: Addr,
+    /// The headers of a tunnel to the real server at the end of the way.
+    outer: Outer,
 }
 
 impl Path {
@@ -55,6 +58,7 @@ impl Path {
         resolved: false,
         link: [0; 12],
         room: 0,
+        outer: Outer::NONE,
     };
 
     /// The way to a real server on the box itself: no route leads there.
@@ -73,6 +77,21 @@ impl Path {
         source.copy_from_slice(&self.source);
         self.room = if self.routed && self.resolved { self.mtu } else { 0 };
         self
+    }
+
+    /// The same path with the headers of a tunnel to `real` ready, if it can leave at once.
+    pub fn tunnelled(mut self, real: Addr) -> Self {
+        if self.room > 0 {
+            self.outer = Outer::new(&self.link, self.local, real);
+        }
+        self
+    }
+
+    /// The headers of a tunnel to the real server at the end of the way; none if this is not the path to
+    /// a real server, or nothing can leave.
+    #[inline(always)]
+    pub const fn outer(&self) -> &Outer {
+        &self.outer
     }
 
     /// The start of the link header of frames that leave this way: destination and source.
@@ -209,7 +228,7 @@ impl Routes {
 
     /// The path to a real server: [`Path::HOST`] if its address is the host's own.
     pub fn real_path(&self, to: Addr) -> Path {
-        if self.is_local(to) { Path::HOST } else { self.path(to) }
+        if self.is_local(to) { Path::HOST } else { self.path(to).tunnelled(to) }
     }
 
     /// Whether an address is the host's own.
@@ -237,6 +256,7 @@ fn on_link(network: &Network, interface: usize, route: &Route) -> Path {
         resolved: false,
         link: [0; 12],
         room: 0,
+        outer: Outer::NONE,
     }
 }
 
@@ -337,7 +357,8 @@ mod tests {
         for own in ["10.1.0.1", "127.0.0.1"] {
             assert_eq!(routes.real_path(addr(own)), Path::HOST);
         }
-        assert_eq!(routes.real_path(addr("10.2.0.11")), routes.path(addr("10.2.0.11")));
+        let real = addr("10.2.0.11");
+        assert_eq!(routes.real_path(real), routes.path(real).tunnelled(real));
         assert!(!routes.path(addr("10.1.0.1")).is_host(), "a client there is reached by its route");
     }
 

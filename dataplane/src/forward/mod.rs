@@ -110,13 +110,13 @@ pub fn to_real(method: Method, packet: &mut Packet<'_>, job: &Job<'_>) -> Result
 /// As [`to_real`].
 #[inline(always)]
 pub fn ipip(packet: &mut Packet<'_>, tunnel: Tunnel<'_>) -> Result<(), DropReason> {
-    if tunnel.l3 == ethernet::LEN && tunnel.real.addr().is_v4() {
+    if tunnel.l3 == ethernet::LEN && tunnel.path.outer().growth() != 0 {
         return outer::wrap_at_once(packet, &tunnel, outer::inner_protocol(tunnel.family));
     }
     ipip_in_steps(packet, tunnel)
 }
 
-/// The same where link headers have tags or the real server an IPv6 address.
+/// The same where link headers have tags or the path has no headers ready.
 #[inline(never)]
 fn ipip_in_steps(packet: &mut Packet<'_>, tunnel: Tunnel<'_>) -> Result<(), DropReason> {
     let inherited = outer::unwrap(packet, &tunnel)?;

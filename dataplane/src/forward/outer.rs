@@ -14,6 +14,7 @@ use crate::{
     wire::{
         ethernet::{self, ethertype},
         ipv4, ipv6,
+        outer::{Inside, LEN_V4, LEN_V6},
     },
 };
 
@@ -67,8 +68,11 @@ pub(super) fn wrap(
 ) -> Result<(), DropReason> {
     let payload = packet.len();
     let (source, destination) = (tunnel.path.local, tunnel.real.addr());
+    let Inherited { tos, ttl, dont_fragment } = inherited;
     if destination.is_v4() {
-        header_v4(tunnel, protocol, inherited, payload).emit(packet.prepend()?);
+        let id = if dont_fragment { 0 } else { tunnel.id };
+        ipv4::Header { source, destination, protocol, tos, ttl, id, dont_fragment, payload }
+            .emit(packet.prepend()?);
         return link::replace(packet, 0, tunnel.path, ethertype::IPV4);
     }
     let (next_header, class, hop_limit) = (protocol, inherited.tos, inherited.ttl);
@@ -77,34 +81,25 @@ pub(super) fn wrap(
     link::replace(packet, 0, tunnel.path, ethertype::IPV6)
 }
 
-/// The outer header of a packet for a real server with an IPv4 address.
+/// [`unwrap`] and [`wrap`] in one step, around a packet behind a link header without tags, where the path
+/// has its headers ready: they come in front, and nothing else of the frame is touched.
 #[inline(always)]
-fn header_v4(
-    tunnel: &Tunnel<'_>,
-    protocol: u8,
-    inherited: Inherited,
-    payload: usize,
-) -> ipv4::Header {
-    let Inherited { tos, ttl, dont_fragment } = inherited;
-    let (source, destination) = (tunnel.path.local, tunnel.real.addr());
-    let id = if dont_fragment { 0 } else { tunnel.id };
-    ipv4::Header { source, destination, protocol, tos, ttl, id, dont_fragment, payload }
-}
-
-/// [`unwrap`] and [`wrap`] in one step, around a packet behind a link header without tags: an outer
-/// IPv4 header comes in between, and nothing else of the frame is touched.
-#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the path's MTU was held against the length")]
 pub(super) fn wrap_at_once(
     packet: &mut Packet<'_>,
     tunnel: &Tunnel<'_>,
     protocol: u8,
 ) -> Result<(), DropReason> {
-    let inner = packet.bytes().get(ethernet::LEN..).unwrap_or_default();
-    let outer = header_v4(tunnel, protocol, inherit(inner, tunnel)?, inner.len());
-    let head = packet.prepend_over::<{ ipv4::LEN }, { ethernet::LEN + ipv4::LEN }>()?;
-    let (link, ip) = head.split_first_chunk_mut().ok_or(DropReason::NoHeadroom)?;
-    link::write(link, tunnel.path, ethertype::IPV4);
-    outer.emit(ip.first_chunk_mut().ok_or(DropReason::NoHeadroom)?);
+    let (_, inner) = packet.bytes().split_at_checked(ethernet::LEN).ok_or(DropReason::Truncated)?;
+    let Inherited { tos, ttl, dont_fragment } = inherit(inner, tunnel)?;
+    let (id, payload) = (tunnel.id, inner.len() as u16);
+    let inside = Inside { protocol, tos, ttl, id, dont_fragment, payload };
+    let outer = tunnel.path.outer();
+    if outer.is_v4() {
+        outer.emit_v4(packet.prepend_over::<{ ipv4::LEN }, LEN_V4>()?, inside);
+    } else {
+        outer.emit_v6(packet.prepend_over::<{ ipv6::LEN }, LEN_V6>()?, inside);
+    }
     Ok(())
 }
 
@@ -120,13 +115,14 @@ pub(super) const fn inner_protocol(family: Family) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
+    use std::net::IpAddr;
 
     use super::*;
     use crate::{
         addr::Addr,
         endpoint::{Description, Endpoint},
-        route::Path,
+        network::{Interface, Neighbour, Network, Route},
+        route::{Path, Routes},
         verdict::DeviceId,
     };
 
@@ -143,13 +139,30 @@ mod tests {
         Ok(packet.bytes().to_vec())
     }
 
+    /// The path from an interface of our own to a real server on its link.
+    fn path(own: &str, real: &str) -> Path {
+        let [own, real] = [own, real].map(|text| Addr::from(text.parse::<IpAddr>().unwrap()));
+        let device = DeviceId(0);
+        let (mac, name) = ([2, 0, 0, 0, 0, 1], "if0".to_owned());
+        let addrs = vec![(own, 24)];
+        let network = Network {
+            interfaces: vec![Interface { device, name, index: 1, mac, mtu: 1500, addrs }],
+            routes: vec![Route {
+                prefix: (real, 24),
+                device,
+                gateway: None,
+                source: None,
+                metric: 0,
+                mtu: None,
+            }],
+            neighbours: vec![Neighbour { device, addr: real, mac: [2, 0, 0, 0, 0, 2] }],
+            local: Vec::new(),
+        };
+        Routes::new(&network, 1).real_path(real)
+    }
+
     #[test]
     fn wrapped_at_once_is_what_the_two_steps_make() {
-        let addr = |last| Addr::from(IpAddr::V4(Ipv4Addr::new(10, 2, 0, last)));
-        let real = Endpoint::default();
-        real.describe(&Description { addr: addr(11), ..Description::default() });
-        let mut path = Path::NONE;
-        path.local = addr(1);
         let mut frame = [0; ethernet::LEN + 60];
         for (place, octet) in (0u8..).zip(&mut frame) {
             *octet = place.wrapping_mul(37);
@@ -160,22 +173,38 @@ mod tests {
             (Family::V4, 0x40, false),
             (Family::V6, 0x40, true),
         ];
-        for (family, fragment, pmtu_disc) in cases {
+        let ends = [("10.2.0.1", "10.2.0.11", ipv4::LEN), ("fd02::1", "fd02::11", ipv6::LEN)];
+        for ((own, to, header), (family, fragment, pmtu_disc)) in
+            ends.into_iter().flat_map(|ends| cases.map(|case| (ends, case)))
+        {
+            let (real, path) = (Endpoint::default(), path(own, to));
+            let addr = to.parse::<IpAddr>().unwrap().into();
+            real.describe(&Description { addr, ..Description::default() });
             frame[ethernet::LEN + 6] = fragment;
             let (l3, id) = (ethernet::LEN, 0xfeed);
             let tunnel = Tunnel { family, l3, real: &real, path: &path, id, pmtu_disc };
             let protocol = inner_protocol(family);
-            let at_once = after(&frame, 20, |packet| wrap_at_once(packet, &tunnel, protocol));
-            let in_steps = after(&frame, 20, |packet| {
+            let at_once = after(&frame, header, |packet| wrap_at_once(packet, &tunnel, protocol));
+            let in_steps = after(&frame, header, |packet| {
                 let inherited = unwrap(packet, &tunnel)?;
                 wrap(packet, &tunnel, protocol, inherited)
             });
-            assert_eq!(at_once, in_steps, "{family:?} {fragment:#x} {pmtu_disc}");
-            assert_eq!(at_once.unwrap().len(), frame.len() + ipv4::LEN);
-            let narrow = after(&frame, 19, |packet| wrap_at_once(packet, &tunnel, protocol));
+            assert_eq!(at_once, in_steps, "{to} {family:?} {fragment:#x} {pmtu_disc}");
+            assert_eq!(at_once.unwrap().len(), frame.len() + header);
+            let narrow =
+                after(&frame, header - 1, |packet| wrap_at_once(packet, &tunnel, protocol));
             assert_eq!(narrow, Err(DropReason::NoHeadroom));
-            let short = after(&frame[..20], 20, |packet| wrap_at_once(packet, &tunnel, protocol));
+            let short =
+                after(&frame[..20], header, |packet| wrap_at_once(packet, &tunnel, protocol));
             assert_eq!(short, Err(DropReason::Truncated));
         }
+    }
+
+    #[test]
+    fn only_a_path_that_is_known_has_headers_ready() {
+        assert_eq!(path("10.2.0.1", "10.2.0.11").outer().growth(), 20);
+        assert_eq!(path("fd02::1", "fd02::11").outer().growth(), 40);
+        assert_eq!(path("fd02::1", "10.2.0.11").outer().growth(), 0, "no address of ours");
+        assert_eq!(Path::NONE.tunnelled(Addr::v4(1)).outer().growth(), 0);
     }
 }

@@ -192,9 +192,11 @@ impl<'a> Ordinary<'a> {
     ) -> Option<Verdict> {
         let mut frame = Plain::<L4, HEAD>::of(packet.bytes_mut())?;
         let control = found.entry.control();
-        let overhead = overhead(method(control), real)?;
+        let overhead = overhead(method(control), way.path)?;
         let octets = frame.octets();
-        if !way.has_room(u32::from(octets) + overhead) || found.direction == Direction::ToClient {
+        if !way.has_room(u32::from(octets) + u32::from(overhead))
+            || found.direction == Direction::ToClient
+        {
             return None;
         }
         frame.hop();
@@ -266,12 +268,12 @@ impl<'a> Ordinary<'a> {
     }
 }
 
-/// Octets that a method adds to a packet; none for those that only the long way knows.
+/// Octets that a method adds to a packet that goes this way; none for those that only the long way knows.
 #[inline(always)]
-fn overhead(method: Method, real: &Endpoint) -> Option<u32> {
-    match method {
-        Method::Dr => Some(0),
-        Method::Ipip => Some(forward::overhead(method, real.addr().family(), 0).into()),
+fn overhead(method: Method, path: &Path) -> Option<u16> {
+    match (method, path.outer().growth()) {
+        (Method::Dr, _) => Some(0),
+        (Method::Ipip, growth @ 1..) => Some(growth),
         _ => None,
     }
 }

@@ -156,6 +156,15 @@ pub const fn change(checksum: u16, delta: u32) -> u16 {
     !fold32(!checksum as u32 + delta)
 }
 
+/// A checksum, as its octets lie, after the first octet of a 16-bit word became one less: [`change`] for
+/// this case alone (RFC 1141).
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "the carry went around the end")]
+pub const fn one_less(checksum: u16) -> u16 {
+    let sum = checksum as u32 + 0x0100u16.to_be() as u32;
+    (sum + (sum >= 0xffff) as u32) as u16
+}
+
 /// A UDP checksum after a change: 0, "none", stays 0, and no other becomes 0 (RFC 768).
 #[inline]
 pub const fn apply_udp(checksum: u16, delta: u16) -> u16 {
@@ -202,9 +211,19 @@ pub(crate) const fn is_multiple(sum: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::endpoint::{Description, Endpoint};
+    use crate::{
+        endpoint::{Description, Endpoint},
+        wire::ipv4::HOP_LESS,
+    };
     use proptest::prelude::*;
     use std::net::{IpAddr, Ipv4Addr};
+
+    #[test]
+    fn one_hop_less_is_the_change_by_it() {
+        for checksum in 0..=u16::MAX {
+            assert_eq!(one_less(checksum), change(checksum, HOP_LESS.into()), "{checksum:#x}");
+        }
+    }
 
     #[test]
     fn a_header_sums_as_rfc_1071_shows() {

@@ -35,6 +35,7 @@ pub mod icmp;
 pub mod ipv4;
 pub mod ipv4_options;
 pub mod ipv6;
+pub mod outer;
 pub mod quote;
 pub mod reply;
 pub mod sctp;

@@ -10,10 +10,7 @@ use std::num::NonZeroU8;
 use super::shape::{HEAD_V4, HEAD_V6, L3, L4_V4, L4_V6};
 use crate::{
     addr::Addr,
-    wire::{
-        array_at, checksum, ipv4::HOP_LESS, protocol, put, tcp, u16_at, u32_at, u128_at, udp,
-        word_at,
-    },
+    wire::{array_at, checksum, protocol, put, tcp, u16_at, u32_at, u128_at, udp, word_at},
 };
 
 /// A frame whose transport header starts at `L4`, up to where one of TCP would end.
@@ -171,7 +168,8 @@ impl<'a, const L4: usize, const HEAD: usize> Plain<'a, L4, HEAD> {
     pub fn hop(&mut self) {
         self.0[Self::TTL] -= 1;
         if !Self::V6 {
-            self.change_header(HOP_LESS.into());
+            let checksum = self.checksum(Self::IP_CHECKSUM);
+            put(self.0, Self::IP_CHECKSUM, checksum::one_less(checksum).to_ne_bytes());
         }
     }
 
