@@ -13,12 +13,17 @@ use super::{traffic::Frame, windows::Windows};
 /// When everything happens: flows neither begin nor end by time.
 pub(super) const NOW: Tick = Tick(16_000);
 
+/// Octets of a cache line.
+const LINE: usize = 64;
+
 /// Where a frame lies when it was processed, and whether it was sent on.
 type Left = (usize, usize, bool);
 
 /// Frames in windows of [`Windows::PACKETS`].
 pub(super) struct Ring {
     memory: Vec<u8>,
+    /// Where the first frame's memory starts: frames start on cache lines, as AF_XDP's do.
+    first: usize,
     /// Octets between the starts of two frames' memory.
     slot: usize,
     frames: Vec<(DeviceId, usize)>,
@@ -30,8 +35,11 @@ impl Ring {
     /// Room for so many windows of frames, each frame with `slot` octets.
     pub(super) fn new(windows: usize, slot: usize) -> Self {
         let frames = windows * Windows::PACKETS;
+        let slot = slot.next_multiple_of(LINE);
+        let memory = vec![0; frames * slot + LINE];
         Self {
-            memory: vec![0; frames * slot],
+            first: memory.as_ptr().align_offset(LINE),
+            memory,
             slot,
             frames: vec![(DeviceId(0), 0); frames],
             left: Vec::with_capacity(Windows::PACKETS),
@@ -41,7 +49,7 @@ impl Ring {
     /// Puts frames into a window.
     pub(super) fn fill(&mut self, window: usize, frames: impl Iterator<Item = Frame>) {
         let first = window * Windows::PACKETS;
-        let slots = self.memory[first * self.slot..].chunks_exact_mut(self.slot);
+        let slots = self.memory[self.first + first * self.slot..].chunks_exact_mut(self.slot);
         for ((slot, place), frame) in slots.zip(&mut self.frames[first..]).zip(frames) {
             let octets = frame.octets();
             slot[HEADROOM..HEADROOM + octets.len()].copy_from_slice(octets);
@@ -58,7 +66,7 @@ impl Ring {
     ) -> usize {
         self.left.clear();
         let first = window * Windows::PACKETS;
-        let slots = self.memory[first * self.slot..].chunks_mut(self.slot * BURST);
+        let slots = self.memory[self.first + first * self.slot..].chunks_mut(self.slot * BURST);
         for (memory, frames) in slots.zip(self.frames[first..first + count].chunks(BURST)) {
             let mut burst: ArrayVec<Packet<'_>, BURST> = ArrayVec::new();
             for (slot, &(device, length)) in memory.chunks_exact_mut(self.slot).zip(frames) {
@@ -85,7 +93,7 @@ impl Ring {
     /// The frame at `place` of the first window as the pipeline left it.
     pub(super) fn frame(&self, place: usize) -> &[u8] {
         let (start, length, _) = self.left[place];
-        &self.memory[place * self.slot + start..][..length]
+        &self.memory[self.first + place * self.slot + start..][..length]
     }
 }
 

@@ -34,10 +34,11 @@ pub(crate) fn prefetch<T>(value: &T) {
     let _ = value;
 }
 
-/// Fetches the line at `at` in `memory` and the one after it into the cache, to be read. What lies outside
-/// is fetched as well, or not: no matter.
+/// Fetches 64 octets at `at` in `memory` into the cache, to be read: one line where frames start on lines,
+/// and no second one for what lies beyond, which only IPv6 has and IPv4 would pay for. What lies outside
+/// of `memory` is fetched as well, or not: no matter.
 #[inline(always)]
-pub(crate) fn prefetch_two(memory: &[u8], at: usize) {
+pub(crate) fn prefetch_head(memory: &[u8], at: usize) {
     #[cfg(all(target_arch = "x86_64", not(loom)))]
     // SAFETY: a prefetch neither faults nor changes memory, whatever the address.
     unsafe {

@@ -32,7 +32,7 @@ mod worker;
 
 pub use audit::Audit;
 pub use control::{Control, flag};
-pub(crate) use cpu::{Wide, prefetch_two};
+pub(crate) use cpu::{Wide, prefetch_head};
 pub use entry::{ClientPath, Entry, NewFlow};
 pub use expiry::{Expiry, SHED_MAX, Swept};
 pub use hash::{FlowHash, HashKey, HashKind};

@@ -40,7 +40,7 @@ use crate::{
     endpoint::Endpoints,
     flow::{
         Direction, Entry, FlowHash, FlowRef, FlowTable, Look, Primary, Probe, TableWorker, Wide,
-        prefetch_two,
+        prefetch_head,
     },
     fragment::Fragments,
     outbox::Outbox,
@@ -247,7 +247,7 @@ impl Pipeline {
     fn groups(&mut self, cx: &Context<'_>, burst: &mut [Packet<'_>]) {
         // A device may have left the headers in memory.
         for packet in burst.iter() {
-            prefetch_two(packet.memory(), packet.start());
+            prefetch_head(packet.memory(), packet.start());
         }
         for group in burst.chunks_mut(GROUP) {
             self.group(cx, group);
