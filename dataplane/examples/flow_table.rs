@@ -161,8 +161,10 @@ fn insert(worker: &TableWorker, new: &[NewFlow], endpoints: &Endpoints) -> usize
         hash
     });
     let missed = hashes.map(|hash| table.probe(hash).is_miss());
-    let prepared: [_; BATCH] =
-        std::array::from_fn(|i| worker.prepare(&new[i], hashes[i], endpoints));
+    let prepared: [_; BATCH] = std::array::from_fn(|i| {
+        let reply = new[i].reply_key(endpoints);
+        worker.prepare(hashes[i], reply.as_ref())
+    });
     let mut inserted = 0;
     for ((new, prepared), _) in new.iter().zip(prepared).zip(missed) {
         let done = worker.commit(new, prepared, endpoints, NOW);

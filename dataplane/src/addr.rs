@@ -65,8 +65,9 @@ impl Addr {
     /// 224/3.
     #[inline]
     pub const fn is_unicast_v4(self) -> bool {
-        let first = self.low32() >> 24;
-        self.is_v4() && first != 0 && first != 127 && first < 224
+        // One less, 0 is the greatest of all.
+        let first = (self.low32() >> 24).wrapping_sub(1);
+        self.is_v4() && first < 223 && first != 126
     }
 
     /// The family.

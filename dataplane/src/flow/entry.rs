@@ -472,7 +472,8 @@ impl NewFlow {
 
     /// The key of its replies, unless there are none.
     #[inline]
-    pub(super) fn reply_key(&self, endpoints: &Endpoints) -> Option<FlowKey> {
+    #[must_use]
+    pub fn reply_key(&self, endpoints: &Endpoints) -> Option<FlowKey> {
         if self.all_flags() & flag::ONE_WAY != 0 {
             return None;
         }

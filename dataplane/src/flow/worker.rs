@@ -15,7 +15,7 @@
 use std::{cell::RefCell, sync::Arc};
 
 use super::{
-    Direction, FlowHash, FlowRef, FlowTable, NewFlow, TableError,
+    Direction, FlowHash, FlowKey, FlowRef, FlowTable, NewFlow, TableError,
     bucket::Word,
     control::flag,
     due::Claim,
@@ -27,7 +27,7 @@ use super::{
 use crate::{clock::Tick, endpoint::Endpoints};
 
 /// A new flow's place in the index, looked up ahead: between the two stages of an insert.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prepared {
     to_real: FlowHash,
     to_client: Option<FlowHash>,
@@ -167,25 +167,17 @@ impl TableWorker {
         magazine.prefetch(count, self.table.depot(), |slot| due.prefetch(slot));
     }
 
-    /// First stage of an insert: finds the flow's buckets and fetches them. `to_real` is the hash of
-    /// `new.key`.
+    /// First stage of an insert: finds the flow's buckets and fetches them. `to_real` is the hash of the
+    /// new flow's key, `reply` the key of its replies, if it has any.
     #[must_use]
-    pub fn prepare(&self, new: &NewFlow, to_real: FlowHash, endpoints: &Endpoints) -> Prepared {
-        debug_assert!(
-            {
-                let service = endpoints.get(new.virt);
-                let (addr, port) = (new.key.destination, new.key.destination_port);
-                let known = if service.port() == 0 { new.any_port } else { service.port() };
-                (service.addr(), known) == (addr, port)
-            },
-            "no packet would find this flow: its virtual endpoint is another: {new:?}"
-        );
+    pub fn prepare(&self, to_real: FlowHash, reply: Option<&FlowKey>) -> Prepared {
         let index = self.table.index();
-        let to_client = new.reply_key(endpoints).map(|key| self.table.hash(&key));
         index.prefetch_write(to_real);
-        if let Some(hash) = to_client {
+        let to_client = reply.map(|key| {
+            let hash = self.table.hash(key);
             index.prefetch_write(hash);
-        }
+            hash
+        });
         Prepared { to_real, to_client }
     }
 
@@ -200,7 +192,8 @@ impl TableWorker {
         endpoints: &Endpoints,
         now: Tick,
     ) -> Result<Inserted<'_>, InsertError> {
-        let prepared = self.prepare(new, self.table.hash(&new.key), endpoints);
+        let reply = new.reply_key(endpoints);
+        let prepared = self.prepare(self.table.hash(&new.key), reply.as_ref());
         self.commit(new, prepared, endpoints, now)
     }
 
@@ -216,6 +209,7 @@ impl TableWorker {
         endpoints: &Endpoints,
         now: Tick,
     ) -> Result<Inserted<'_>, InsertError> {
+        self.expect_found(new, prepared, endpoints);
         let slot = self.take_slot(new)?;
         let entry = self.table.entry(slot);
         let flags = new.all_flags_among(endpoints);
@@ -252,6 +246,19 @@ impl TableWorker {
         local.counters.inserted += 1;
         Line::add(&self.line().begun);
         Ok(Inserted::New(flow))
+    }
+
+    /// In debug builds: panics if no packet would find this flow.
+    fn expect_found(&self, new: &NewFlow, prepared: Prepared, endpoints: &Endpoints) {
+        if cfg!(debug_assertions) {
+            let service = endpoints.get(new.virt);
+            let port = if service.port() == 0 { new.any_port } else { service.port() };
+            let named = (new.key.destination, new.key.destination_port);
+            assert_eq!((service.addr(), port), named, "another virtual endpoint: {new:?}");
+            let to_client = new.reply_key(endpoints).map(|key| self.table.hash(&key));
+            let hashes = Prepared { to_real: self.table.hash(&new.key), to_client };
+            assert_eq!(prepared, hashes, "prepared for another flow: {new:?}");
+        }
     }
 
     /// A free slot for `new`.

@@ -18,14 +18,17 @@ use super::{
     open::{Scheduled, may_open},
 };
 use crate::{
-    endpoint::{Bound, Endpoint, EndpointId},
+    endpoint::{Bound, Endpoint, EndpointId, Method},
     flow::{
-        Direction, FlowHash, FlowKey,
+        Direction, FlowHash, FlowKey, Prepared,
         state::{self, Next, Step},
     },
     service::Service,
     verdict::Verdict,
-    wire::frame::{Parsed, shape},
+    wire::frame::{
+        Parsed,
+        shape::{self, Shape},
+    },
 };
 
 /// A packet that will make a flow.
@@ -45,12 +48,19 @@ pub(super) struct Picked {
     pub(super) real: EndpointId,
     /// What the first packet makes of the flow's state.
     next: Next,
+    /// Where the flow belongs in the index, unless full NAT is yet to say where its replies do.
+    prepared: Option<Prepared>,
 }
 
 impl Picked {
     /// State, time-out class and load that the flow begins with.
     pub(super) const fn state(self) -> (u8, u8, Bound) {
         (self.next.state, self.next.class, self.bound())
+    }
+
+    /// Where the flow belongs in the index, if that is known.
+    pub(super) const fn prepared(self) -> Option<Prepared> {
+        self.prepared
     }
 
     const fn bound(self) -> Bound {
@@ -72,9 +82,10 @@ impl Pipeline {
             return ahead;
         }
         for staged in group.iter_mut().filter(|staged| staged.probe.is_miss()) {
-            let Some(parsed) = shape::read(staged.packet.bytes()) else { continue };
-            if let Some((service, picked)) = self.pick_ahead(cx, &parsed) {
-                fetch(cx, &parsed, staged.hash, cx.endpoints.get(picked.real));
+            let frame = staged.packet.bytes();
+            let shape = staged.shape().unwrap_or_else(|| Shape::of(frame));
+            let Some(parsed) = shape::read_as(shape, frame) else { continue };
+            if let Some((service, picked)) = self.pick_ahead(cx, &parsed, staged.hash) {
                 ahead.push(Ahead { parsed, service, picked });
                 staged.ahead = place(ahead.len());
             }
@@ -89,6 +100,7 @@ impl Pipeline {
         &mut self,
         cx: &Context<'a>,
         parsed: &Parsed,
+        hash: FlowHash,
     ) -> Option<(&'a Service, Picked)> {
         if !may_open(cx, parsed) {
             return None;
@@ -107,9 +119,24 @@ impl Pipeline {
             no_output: !endpoint.method().translates(),
             secure_tcp: self.defence.secure_tcp(),
         });
-        let picked = Picked { real, next };
+        let prepared = self.prepare(parsed, hash, endpoint);
+        let picked = Picked { real, next, prepared };
         endpoint.bind(picked.bound());
         Some((service, picked))
+    }
+
+    /// Finds the buckets of a flow that will be made, and fetches them.
+    fn prepare(&self, parsed: &Parsed, hash: FlowHash, real: &Endpoint) -> Option<Prepared> {
+        let port = if real.port() == 0 { parsed.key.destination_port } else { real.port() };
+        let reply = FlowKey { source: real.addr(), source_port: port, ..parsed.key.reversed() };
+        match real.method() {
+            Method::Nat => Some(self.table.prepare(hash, Some(&reply))),
+            Method::FullNat => {
+                let _fetched = self.table.prepare(hash, None);
+                None
+            }
+            _ => Some(self.table.prepare(hash, None)),
+        }
     }
 
     /// Goes on with such a packet: makes the flow and sends the packet, the ordinary way if it can.
@@ -144,14 +171,4 @@ impl Pipeline {
 /// A place that counts from 1.
 fn place(count: usize) -> Option<NonZeroU8> {
     u8::try_from(count).ok().and_then(NonZeroU8::new)
-}
-
-/// Fetches the buckets of a flow that will be made.
-fn fetch(cx: &Context<'_>, parsed: &Parsed, hash: FlowHash, real: &Endpoint) {
-    cx.table.prefetch_write(hash);
-    if real.method().translates() {
-        let port = if real.port() == 0 { parsed.key.destination_port } else { real.port() };
-        let reply = FlowKey { source: real.addr(), source_port: port, ..parsed.key.reversed() };
-        cx.table.prefetch_write(cx.table.hash(&reply));
-    }
 }

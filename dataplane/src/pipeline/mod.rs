@@ -52,7 +52,7 @@ use crate::{
     wire::frame::{
         self, Kind, Parsed,
         plain::{PlainV4, PlainV6},
-        shape::Shape,
+        shape::{L4_V6, Shape},
     },
 };
 
@@ -134,6 +134,14 @@ struct Staged<'p, 'm, 't> {
     checksum_at: Option<NonZeroU8>,
     /// Its place among those that are looked after ahead.
     ahead: Option<NonZeroU8>,
+}
+
+impl Staged<'_, '_, '_> {
+    /// What the packet looks like, if it has a hot shape and nothing about it is special.
+    fn shape(&self) -> Option<Shape> {
+        let at = usize::from(self.checksum_at?.get());
+        Some(if at < L4_V6 { Shape::V4 } else { Shape::V6 })
+    }
 }
 
 /// A group of packets between the stages.

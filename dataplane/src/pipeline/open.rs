@@ -6,6 +6,7 @@
 use super::{
     Context, Met, Outcome, Pipeline,
     advance::{method, method_flags},
+    ahead::Picked,
     call,
     fullnat::Local,
     icmp::hop,
@@ -320,7 +321,11 @@ impl Pipeline {
         if let Some((local, _)) = local {
             cx.endpoints.get(local).hold();
         }
-        match self.table.insert(&new, cx.endpoints, cx.now) {
+        let inserted = match picked.and_then(Picked::prepared).filter(|_| local.is_none()) {
+            Some(prepared) => self.table.commit(&new, prepared, cx.endpoints, cx.now),
+            None => self.table.insert(&new, cx.endpoints, cx.now),
+        };
+        match inserted {
             Ok(Inserted::New(flow)) => {
                 cx.stats.work.flows_created.add(1);
                 cx.stats.endpoint(real).conns.add(1);

@@ -96,10 +96,15 @@ fn is_v6(head: &[u8; HEAD_V6], length: usize) -> bool {
 /// Reads a frame of one of the two shapes with a whole TCP or UDP header in it, from and to addresses
 /// beyond suspicion.
 pub(crate) fn read(frame: &[u8]) -> Option<Parsed> {
+    read_as(Shape::of(frame), frame)
+}
+
+/// The same for a frame that is known to have this shape.
+pub(crate) fn read_as(shape: Shape, frame: &[u8]) -> Option<Parsed> {
     if frame.len() > 0xffff {
         return None;
     }
-    let parsed = match Shape::of(frame) {
+    let parsed = match shape {
         Shape::V4 => read_v4(frame)?,
         Shape::V6 => read_v6(frame)?,
         Shape::Other => return None,
