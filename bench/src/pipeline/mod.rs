@@ -122,6 +122,8 @@ struct Report {
     bare_ns: Option<f64>,
     /// `hot_ns / bare_ns`.
     hot_ratio: Option<f64>,
+    /// What a new flow and the end of another cannot do without, in the same memory; none for hits.
+    floor_ns: Option<f64>,
     /// At `flows` flows with a table for each worker.
     private_ns: Option<f64>,
     /// `ns_per_packet / private_ns`.
@@ -177,6 +179,9 @@ fn print(report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
     if let (Some(bare), Some(ratio)) = (report.bare_ns, report.hot_ratio) {
         writeln!(out, "without a table {bare:.1} ns, hot is {ratio:.2} of it")?;
     }
+    if let Some(floor) = report.floor_ns {
+        writeln!(out, "its lines and locked operations alone {floor:.1} ns")?;
+    }
     if let (Some(private), Some(ratio)) = (report.private_ns, report.shared_ratio) {
         writeln!(out, "a table for each worker {private:.1} ns, shared is {ratio:.2} of it")?;
     }
@@ -214,6 +219,7 @@ fn measure(args: &Args) -> anyhow::Result<Report> {
         ratio: of(|r| Some(r.ratio)).unwrap_or_default(),
         bare_ns: of(|r| r.bare_ns),
         hot_ratio: of(|r| r.hot_ratio),
+        floor_ns: of(|r| r.floor_ns),
         flood_ratio: of(|r| r.flood_ratio),
         flood_beside_ratio: of(|r| r.flood_beside_ratio),
         sweep_percent: of(|r| r.sweep_percent),
@@ -251,6 +257,10 @@ fn round(args: &Args) -> anyhow::Result<Report> {
         nat.then(|| bare::measure(wanted.traffic, args.seed, args.windows)).transpose()?;
     let run = wanted.run()?;
     let bound_ns = bound::measure(wanted.flows, run.pages, args.seed, args.windows)?;
+    let floor_ns = args
+        .new
+        .then(|| bound::new_flow(wanted.flows, run.pages, args.seed, args.windows))
+        .transpose()?;
     let private = Setup { private: true, ..wanted };
     let private = args.private.then(|| private.run()).transpose()?;
     let flooded = args.flood.then(|| wanted.flooded()).transpose()?;
@@ -272,6 +282,7 @@ fn round(args: &Args) -> anyhow::Result<Report> {
         rounds: args.rounds,
         bare_ns,
         hot_ratio: bare_ns.map(|bare| hot.nanos / bare),
+        floor_ns,
         private_ns: private.as_ref().map(|private| private.nanos),
         shared_ratio: private.map(|private| run.nanos / private.nanos),
         flood_ratio: flooded.map(|flooded| flooded.same / flooded.quiet),

@@ -4,8 +4,6 @@
 //! flow names it; it comes back with it when it is added again. The same holds for ports that are no
 //! longer in the range.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use hashbrown::HashSet;
 
 use super::{
@@ -148,14 +146,14 @@ impl Director {
     pub(super) fn reap_locals(&mut self, reached: u64) {
         let Self { locals, endpoints, free, .. } = self;
         locals.gone.retain(|&(_, id, generation)| {
-            let named = endpoints.get(id).load.refs.load(Relaxed) != 0 || reached < generation;
+            let named = endpoints.get(id).load.is_named() || reached < generation;
             if !named {
                 endpoints.get(id).describe(&Description::default());
                 free.push(id);
             }
             named
         });
-        let unused = |&(_, id): &(Addr, EndpointId)| endpoints.get(id).load.refs.load(Relaxed) == 0;
+        let unused = |&(_, id): &(Addr, EndpointId)| !endpoints.get(id).load.is_named();
         let was_set = locals.steered.1 != 0;
         if was_set
             && locals.steered != locals.pool.ports

@@ -6,8 +6,6 @@
 //! [`KEPT_TICKS`] have passed.
 //! Source: Linux `ip_vs_ctl.c`, `ip_vs_trash_get_dest`, `IP_VS_DEST_TRASH_PERIOD`.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use super::{
     Director,
     spec::{Counters, ServiceKey},
@@ -114,7 +112,7 @@ impl Director {
         endpoints.destinations().reclaim(&mut self.retired, now);
         let mut freed = Vec::new();
         self.trash.reals.retain_mut(|real| {
-            let busy = endpoints.get(real.id).load.refs.load(Relaxed) != 0;
+            let busy = endpoints.get(real.id).load.is_named();
             if busy || reached < real.generation {
                 real.since = None;
                 return true;

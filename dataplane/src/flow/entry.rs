@@ -351,8 +351,9 @@ impl Entry {
         self.telling.store(Telling::Over as u8, Relaxed);
         self.client_path.store(0, Relaxed);
         self.local.store(local.0 as u16, Relaxed);
-        for counter in self.packets.iter().chain(&self.octets) {
-            counter.store(0, Relaxed);
+        for direction in 0..2 {
+            self.packets[direction].store(0, Relaxed);
+            self.octets[direction].store(0, Relaxed);
         }
         if new.key.template {
             self.octets[0].store(new.timeout, Relaxed);
@@ -463,10 +464,8 @@ impl NewFlow {
     #[inline]
     pub(super) fn all_flags_among(&self, endpoints: &Endpoints) -> u16 {
         let flags = self.all_flags();
-        let real = endpoints.get(self.real).addr();
-        let plain = self.key.source.is_unicast_v4()
-            && self.key.destination.is_unicast_v4()
-            && (flags & flag::ONE_WAY != 0 || real.is_unicast_v4());
+        let [virt, real] = [self.virt, self.real].map(|id| endpoints.get(id).is_unicast_v4());
+        let plain = self.key.source.is_unicast_v4() && virt && (real || flags & flag::ONE_WAY != 0);
         if plain { flags | flag::V4 } else { flags }
     }
 

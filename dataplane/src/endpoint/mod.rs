@@ -4,7 +4,7 @@
 //! of one service. Flows name both by id, so that an entry stays one cache line for IPv6 too.
 //! The table is shared by all workers. What describes an endpoint is written by control alone,
 //! while no flow names it; its load is written by the workers. An id is used again only after
-//! nothing refers to it ([`Load::refs`] is 0 and every worker has left the snapshot that knew it).
+//! nothing refers to it ([`Load::is_named`] and every worker has left the snapshot that knew it).
 //!
 //! Services with many addresses have a virtual endpoint for each one that flows name, see
 //! [`crate::destination`].
@@ -13,9 +13,17 @@
 //! an endpoint half rewritten, and its key comparison then fails or its entry's own check does.
 //! On x86-64 and aarch64 these loads cost what plain loads cost.
 
+mod load;
+
+pub use load::{Bound, Load};
+
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use crate::{addr::Addr, destination::Destinations, wire::ipv4::HOP_LESS};
+use crate::{
+    addr::Addr,
+    destination::Destinations,
+    wire::{checksum, ipv4},
+};
 
 /// Names an endpoint; an index into [`Endpoints`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -77,6 +85,9 @@ pub const TOA: u16 = 4;
 /// Set where full NAT tells it by the PROXY protocol.
 pub const PROXY: u16 = 8;
 
+/// Set by the endpoint itself where its address is [`Addr::is_unicast_v4`].
+const UNICAST_V4: u16 = 1 << 15;
+
 /// What control says about an endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Description {
@@ -123,44 +134,10 @@ pub struct Endpoint {
     pub load: Load,
 }
 
-/// How busy a real server is: exact after every packet, as schedulers and thresholds need it.
-#[derive(Debug, Default)]
-#[repr(C, align(64))]
-pub struct Load {
-    /// Flows in a state that IPVS counts as active.
-    pub active: AtomicU32,
-    /// The other flows.
-    pub inactive: AtomicU32,
-    /// Persistence templates.
-    pub persistent: AtomicU32,
-    /// Everything in the table that names this endpoint.
-    pub refs: AtomicU32,
-    /// 1 while overloaded (`IP_VS_DEST_F_OVERLOAD`).
-    pub overloaded: AtomicU32,
-}
-
-impl Load {
-    /// Active and inactive flows together.
-    #[inline]
-    pub fn total(&self) -> u32 {
-        self.active.load(Relaxed).wrapping_add(self.inactive.load(Relaxed))
-    }
-
-    /// Moves a flow from inactive to active or back.
-    #[inline]
-    pub fn shift(&self, to_active: bool) {
-        let (more, less) =
-            if to_active { (&self.active, &self.inactive) } else { (&self.inactive, &self.active) };
-        more.fetch_add(1, Relaxed);
-        less.fetch_sub(1, Relaxed);
-    }
-}
-
 impl Endpoint {
     /// A flow or a template now names this real server (`ip_vs_bind_dest`).
     pub fn bind(&self, kind: Bound) {
         self.counter(kind).fetch_add(1, Relaxed);
-        self.load.refs.fetch_add(1, Relaxed);
         let (upper, _) = self.thresholds();
         if upper != 0 && self.load.total() >= upper {
             self.load.overloaded.store(1, Relaxed);
@@ -170,7 +147,6 @@ impl Endpoint {
     /// It does no longer (`ip_vs_unbind_dest`).
     pub fn unbind(&self, kind: Bound) {
         self.counter(kind).fetch_sub(1, Relaxed);
-        self.load.refs.fetch_sub(1, Relaxed);
         let (upper, lower) = self.thresholds();
         let total = self.load.total();
         let clear = match (upper, lower) {
@@ -203,17 +179,6 @@ impl Endpoint {
     }
 }
 
-/// As what something in the table counts at its real server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bound {
-    /// An active flow.
-    Active,
-    /// An inactive flow.
-    Inactive,
-    /// A persistence template.
-    Template,
-}
-
 #[expect(clippy::cast_possible_truncation, reason = "fields are packed into words on purpose")]
 impl Endpoint {
     /// Writes the description. Control only; address, port and protocol only while no flow names
@@ -222,14 +187,15 @@ impl Endpoint {
         let bits = d.addr.bits();
         self.addr[0].store((bits >> 64) as u64, Relaxed);
         self.addr[1].store(bits as u64, Relaxed);
+        let unicast = if d.addr.is_unicast_v4() { UNICAST_V4 } else { 0 };
         let [both, addr] = &self.sums;
-        both.set(sum16(d.addr, d.port), 0);
-        addr.set(sum16(d.addr, 0), HOP_LESS.into());
+        both.set(checksum::endpoint(d.addr, d.port), 0);
+        addr.set(checksum::endpoint(d.addr, 0), ipv4::HOP_LESS.into());
         self.word.store(
             u64::from(d.port)
                 | u64::from(d.protocol) << 16
                 | u64::from(d.method as u8) << 24
-                | u64::from(d.flags) << 32,
+                | u64::from(d.flags & !UNICAST_V4 | unicast) << 32,
             Relaxed,
         );
         self.tunnel.store(u64::from(d.weight) | u64::from(d.tunnel) << 32, Relaxed);
@@ -245,7 +211,7 @@ impl Endpoint {
             port: word as u16,
             protocol: (word >> 16) as u8,
             method: Method::from_number((word >> 24) as u8),
-            flags: (word >> 32) as u16,
+            flags: self.flags(),
             weight: self.weight(),
             upper,
             lower,
@@ -301,7 +267,13 @@ impl Endpoint {
     /// The flags.
     #[inline]
     pub fn flags(&self) -> u16 {
-        (self.word.load(Relaxed) >> 32) as u16
+        (self.word.load(Relaxed) >> 32) as u16 & !UNICAST_V4
+    }
+
+    /// Whether its address is [`Addr::is_unicast_v4`].
+    #[inline]
+    pub fn is_unicast_v4(&self) -> bool {
+        (self.word.load(Relaxed) >> 32) as u16 & UNICAST_V4 != 0
     }
 
     /// The forwarding method.
@@ -338,7 +310,7 @@ struct Sums {
 }
 
 impl Sums {
-    /// Sets the sum; `beside` changes with it whenever it comes in another's place.
+    /// `beside` changes with the sum whenever it comes in another's place.
     fn set(&self, sum: u16, beside: u32) {
         self.less.store(u32::from(!sum.to_be()), Relaxed);
         self.more.store(u32::from(sum.to_be()) + beside, Relaxed);
@@ -348,21 +320,6 @@ impl Sums {
     fn change_to(&self, other: &Self) -> u32 {
         self.less.load(Relaxed) + other.more.load(Relaxed)
     }
-}
-
-/// Folded one's complement sum of an address and a port, in host order.
-#[expect(clippy::cast_possible_truncation, reason = "folded to 16 bits")]
-fn sum16(addr: Addr, port: u16) -> u16 {
-    let mut sum = u64::from(port);
-    if addr.is_v4() {
-        sum += u64::from(addr.low32() >> 16) + u64::from(addr.low32() & 0xffff);
-    } else {
-        sum += (0..8).map(|i| (addr.bits() >> (16 * i)) as u64 & 0xffff).sum::<u64>();
-    }
-    while sum >> 16 != 0 {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
 }
 
 /// All endpoints of the box: those that control gives out, and behind them the destinations that
