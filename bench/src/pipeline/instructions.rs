@@ -17,18 +17,18 @@ const PACKETS: u64 = 256 * WINDOWS as u64;
 
 /// Method, family, whether every packet opens a flow, and instructions for a packet at most.
 const CEILINGS: [(&str, &str, bool, u64); 12] = [
-    ("nat", "v4", false, 490),
-    ("nat", "v6", false, 560),
-    ("dr", "v4", false, 455),
-    ("dr", "v6", false, 520),
-    ("ipip", "v4", false, 560),
-    ("ipip", "v6", false, 640),
-    ("nat", "v4", true, 3000),
-    ("nat", "v6", true, 3200),
-    ("dr", "v4", true, 2500),
-    ("dr", "v6", true, 2600),
-    ("ipip", "v4", true, 2600),
-    ("ipip", "v6", true, 2800),
+    ("nat", "v4", false, 375),
+    ("nat", "v6", false, 430),
+    ("dr", "v4", false, 360),
+    ("dr", "v6", false, 420),
+    ("ipip", "v4", false, 455),
+    ("ipip", "v6", false, 490),
+    ("nat", "v4", true, 2850),
+    ("nat", "v6", true, 2950),
+    ("dr", "v4", true, 2350),
+    ("dr", "v6", true, 2400),
+    ("ipip", "v4", true, 2450),
+    ("ipip", "v6", true, 2450),
 ];
 
 /// Counts and prints. Whether no ceiling was exceeded.

@@ -29,6 +29,9 @@ const FLOWS: u32 = 1 << 24;
 pub(super) enum Contender {
     /// The kernel routes; nothing is translated.
     IpForward,
+    /// The same where peers may not hand over super-segments, as they may not to an interface with an XDP
+    /// program: the bound for what takes one packet at a time.
+    IpForwardCut,
     /// nftables translates, as kube-proxy sets it up, with this many services.
     Nftables(u32),
     /// HAProxy in tcp mode: two connections instead of one.
@@ -60,6 +63,7 @@ impl Contender {
         let services = |count| if count == 1 { "1 service" } else { "5,000 services" };
         match self {
             Self::IpForward => "kernel ip_forward".to_owned(),
+            Self::IpForwardCut => "kernel ip_forward, no offloads".to_owned(),
             Self::Nftables(count) => format!("nftables DNAT, {}", services(count)),
             Self::Haproxy => "HAProxy, tcp mode".to_owned(),
             Self::Swap => "AF_XDP MAC swap".to_owned(),
@@ -72,7 +76,7 @@ impl Contender {
     /// Where clients send to: the VIP, or the real server where nobody translates.
     pub(super) const fn target(self) -> (Ipv4Addr, u16) {
         match self {
-            Self::IpForward | Self::Swap | Self::SwapRing => (REAL, REAL_PORT),
+            Self::IpForward | Self::IpForwardCut | Self::Swap | Self::SwapRing => (REAL, REAL_PORT),
             _ => (VIP, PORT),
         }
     }
@@ -93,6 +97,10 @@ impl Contender {
     fn begin(self, site: &Site, pinned: bool) -> anyhow::Result<Running> {
         match self {
             Self::IpForward => Ok(Running::Kernel),
+            Self::IpForwardCut => {
+                site.cut_segments()?;
+                Ok(Running::Kernel)
+            }
             Self::Nftables(services) => {
                 nft(site, &ruleset(services))?;
                 Ok(Running::Kernel)

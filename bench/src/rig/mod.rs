@@ -65,12 +65,15 @@ enum Part {
 impl Part {
     /// Who takes part, in order.
     const fn contenders(self) -> &'static [Contender] {
-        use Contender::{Haproxy, IpForward, Nftables, Swap, SwapRing, Xvsd, XvsdRaw};
+        use Contender::{
+            Haproxy, IpForward, IpForwardCut, Nftables, Swap, SwapRing, Xvsd, XvsdRaw,
+        };
         match self {
             Self::Packets => {
                 &[IpForward, Nftables(1), Nftables(5000), SwapRing, Swap, Xvsd(1), Xvsd(5000)]
             }
-            Self::Http | Self::Bulk => &[IpForward, Nftables(1), Haproxy, Xvsd(1), XvsdRaw],
+            Self::Http => &[IpForward, Nftables(1), Haproxy, Xvsd(1), XvsdRaw],
+            Self::Bulk => &[IpForward, IpForwardCut, Nftables(1), Haproxy, Xvsd(1), XvsdRaw],
             Self::Light | Self::Change => &[],
         }
     }

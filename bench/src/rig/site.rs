@@ -11,7 +11,7 @@
 
 use std::{net::Ipv4Addr, sync::Arc};
 
-use xvs_bench::lab::{Namespace, folder::Folder};
+use xvs_bench::lab::{Namespace, folder::Folder, process::run};
 
 /// The virtual address.
 pub(super) const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
@@ -98,6 +98,26 @@ impl Site {
             machine.sysctl(&[("net/core/somaxconn", "4096")])?;
         }
         Ok(Self { client, lb, real, folder })
+    }
+
+    /// Takes from client and real server what an XDP program at the load balancer's end of their links
+    /// takes from them, segments longer than a packet, and from the load balancer to put packets together
+    /// again.
+    ///
+    /// # Errors
+    ///
+    /// Without ethtool.
+    pub(super) fn cut_segments(&self) -> anyhow::Result<()> {
+        let ends = [
+            (&self.client, "c0", "tso"),
+            (&self.real, "r0", "tso"),
+            (&self.lb, "front", "gro"),
+            (&self.lb, "back", "gro"),
+        ];
+        for (machine, device, offload) in ends {
+            run(machine.command("ethtool").args(["-K", device, offload, "off"]))?;
+        }
+        Ok(())
     }
 }
 

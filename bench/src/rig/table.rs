@@ -25,8 +25,8 @@ const COLUMNS: [(&str, Quantity, usize); 9] = [
 ];
 
 /// Ratios that are asked for: title, quantity, of whom to whom, and the least wanted.
-const RATIOS: [(&str, Quantity, Contender, Contender, f64); 13] = {
-    use Contender::{Haproxy, IpForward, Nftables, Swap, SwapRing, Xvsd, XvsdRaw};
+const RATIOS: [(&str, Quantity, Contender, Contender, f64); 14] = {
+    use Contender::{Haproxy, IpForward, IpForwardCut, Nftables, Swap, SwapRing, Xvsd, XvsdRaw};
     [
         ("packets, to the AF_XDP MAC swap", Mpps, Xvsd(1), Swap, 0.9),
         ("packets, to the same by the transmit ring", Mpps, Xvsd(1), SwapRing, 0.9),
@@ -39,6 +39,7 @@ const RATIOS: [(&str, Quantity, Contender, Contender, f64); 13] = {
         ("HTTP, new connections, to nftables", HttpNew, Xvsd(1), Nftables(1), 1.0),
         ("HTTP, p99 of nftables to xvsd's", HttpNewP99, Nftables(1), Xvsd(1), 1.0),
         ("bulk TCP, to HAProxy", Bulk, Xvsd(1), Haproxy, 1.2),
+        ("bulk TCP, to ip_forward without offloads", Bulk, Xvsd(1), IpForwardCut, 0.0),
         ("bulk TCP over raw sockets, to HAProxy", Bulk, XvsdRaw, Haproxy, 1.2),
         ("bulk TCP over raw sockets, to nftables", Bulk, XvsdRaw, Nftables(1), 0.0),
     ]
