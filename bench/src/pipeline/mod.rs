@@ -128,6 +128,9 @@ struct Report {
     private_ns: Option<f64>,
     /// `ns_per_packet / private_ns`.
     shared_ratio: Option<f64>,
+    /// One worker alone over all flows, over the same with one worker's share of them: what a shared
+    /// table costs because each worker meets all flows, though nobody shares anything.
+    alone_ratio: Option<f64>,
     /// With as many new flows at the same worker, over `ns_per_packet` without.
     flood_ratio: Option<f64>,
     /// With new flows at another worker, over the same.
@@ -185,6 +188,12 @@ fn print(report: &Report, out: &mut dyn Write) -> anyhow::Result<()> {
     if let (Some(private), Some(ratio)) = (report.private_ns, report.shared_ratio) {
         writeln!(out, "a table for each worker {private:.1} ns, shared is {ratio:.2} of it")?;
     }
+    if let Some(ratio) = report.alone_ratio {
+        writeln!(
+            out,
+            "one worker alone over all flows is {ratio:.2} of one over its share of them"
+        )?;
+    }
     if let (Some(same), Some(other), Some(sweep)) =
         (report.flood_ratio, report.flood_beside_ratio, report.sweep_percent)
     {
@@ -225,6 +234,7 @@ fn measure(args: &Args) -> anyhow::Result<Report> {
         sweep_percent: of(|r| r.sweep_percent),
         private_ns: of(|r| r.private_ns),
         shared_ratio: of(|r| r.shared_ratio),
+        alone_ratio: of(|r| r.alone_ratio),
         allocations: rounds.iter().map(|r| r.allocations).sum(),
         ..first
     })
@@ -263,6 +273,11 @@ fn round(args: &Args) -> anyhow::Result<Report> {
         .transpose()?;
     let private = Setup { private: true, ..wanted };
     let private = args.private.then(|| private.run()).transpose()?;
+    let alone = |flows| Setup { flows, workers: 1, ..wanted }.run().map(|run| run.nanos);
+    let alone_ratio = match args.private {
+        true => Some(alone(wanted.flows)? / alone(wanted.flows / wanted.workers)?),
+        false => None,
+    };
     let flooded = args.flood.then(|| wanted.flooded()).transpose()?;
     Ok(Report {
         method: args.method.clone(),
@@ -285,6 +300,7 @@ fn round(args: &Args) -> anyhow::Result<Report> {
         floor_ns,
         private_ns: private.as_ref().map(|private| private.nanos),
         shared_ratio: private.map(|private| run.nanos / private.nanos),
+        alone_ratio,
         flood_ratio: flooded.map(|flooded| flooded.same / flooded.quiet),
         flood_beside_ratio: flooded.map(|flooded| flooded.other / flooded.quiet),
         sweep_percent: flooded.map(|flooded| flooded.sweep * 100.0),

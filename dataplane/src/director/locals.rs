@@ -148,7 +148,7 @@ impl Director {
         locals.gone.retain(|&(_, id, generation)| {
             let named = endpoints.get(id).load.is_named() || reached < generation;
             if !named {
-                endpoints.get(id).describe(&Description::default());
+                endpoints.get(id).forget();
                 free.push(id);
             }
             named

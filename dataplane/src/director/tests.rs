@@ -1,6 +1,9 @@
 //! The director's rules, on small states.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use super::*;
 use crate::{
@@ -114,6 +117,7 @@ fn an_endpoint_is_given_out_again_only_when_nothing_names_it() {
     director.add_real(&key(80), &real(11, 1)).unwrap();
     let id = director.service(&key(80)).unwrap().reals[0].id;
     director.endpoints.get(id).bind(Bound::Active);
+    director.endpoints.get(id).learned_mtu.store(1300, Relaxed);
     director.delete_real(&key(80), addr("10.2.0.11"), 8080).unwrap();
     let free = director.free.len();
     director.reap(Tick::from_secs(10), u64::MAX);
@@ -124,8 +128,10 @@ fn an_endpoint_is_given_out_again_only_when_nothing_names_it() {
     director.reap(Tick::from_secs(700), director.generation() - 1);
     assert_eq!(director.free.len(), free, "a worker may still pick it");
     director.reap(Tick::from_secs(700), u64::MAX);
+    assert_eq!(director.endpoints.get(id).learned_mtu.load(Relaxed), 1300);
     director.reap(Tick::from_secs(821), u64::MAX);
     assert_eq!(director.free.len(), free + 1);
+    assert_eq!(director.endpoints.get(id).learned_mtu.load(Relaxed), 0, "it may be a VIP next");
 }
 
 #[test]

@@ -133,7 +133,7 @@ impl Director {
             keep
         });
         for id in freed {
-            self.endpoints.get(id).describe(&crate::endpoint::Description::default());
+            self.endpoints.get(id).forget();
             self.free.push(id);
         }
     }

@@ -73,7 +73,7 @@ impl Method {
 }
 
 /// Set while the real server belongs to its service; clear once it was removed and lives on only
-/// for its flows (the kernel's `IP_VS_DEST_F_AVAILABLE`).
+/// for its flows (the kernel's `IP_VS_DEST_F_AVAILABLE`). Never set of a virtual endpoint.
 pub const AVAILABLE: u16 = 1;
 
 /// Set while not even templates send new flows to the real server.
@@ -123,8 +123,8 @@ pub struct Endpoint {
     tunnel: AtomicU64,
     /// upper 32, lower 32.
     thresholds: AtomicU64,
-    /// Path MTU learned from an ICMP error, in octets; 0 if none was. Here and not with the load,
-    /// because every packet asks for it.
+    /// Path MTU learned from an ICMP error, in octets; 0 if none was, as for every virtual endpoint. Here
+    /// and not with the load, because every packet asks for it.
     pub learned_mtu: AtomicU32,
     /// When it was learned, in ticks.
     pub learned_at: AtomicU32,
@@ -181,6 +181,13 @@ impl Endpoint {
 
 #[expect(clippy::cast_possible_truncation, reason = "fields are packed into words on purpose")]
 impl Endpoint {
+    /// Makes it nobody's, so that its id may be given out again: as virtual endpoint it must have learned
+    /// no path MTU. Control only.
+    pub fn forget(&self) {
+        self.describe(&Description::default());
+        self.learned_mtu.store(0, Relaxed);
+    }
+
     /// Writes the description. Control only; address, port and protocol only while no flow names
     /// the endpoint, the rest may change under living flows.
     pub fn describe(&self, d: &Description) {
