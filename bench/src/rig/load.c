@@ -25,6 +25,7 @@
 #define SOURCE (ETH_HLEN + 12)
 #define PORTS (ETH_HLEN + 20)
 #define TCP_SUM (PORTS + 16)
+#define UDP_SUM (PORTS + 6)
 
 /* As load.rs writes it. */
 struct plan {
@@ -35,7 +36,10 @@ struct plan {
 	__u32 first;
 	/* Set to end it: what is left of a call is dropped at once. */
 	__u32 stop;
-	/* The packet, but source port, source address and checksums. */
+	/* Sums of the IPv4 header and of the segment with its pseudo header, but for what follows. */
+	__u32 ip_sum;
+	__u32 l4_sum;
+	/* The packet, but source port, the lower half of the source address, and checksums. */
 	__u8 frame[64];
 };
 
@@ -72,7 +76,8 @@ SEC("xdp")
 int xvs_generate(struct xdp_md *ctx)
 {
 	__u8 *frame = (void *)(long)ctx->data;
-	__u32 zero = 0, flow, sum = 0;
+	__u32 zero = 0, flow;
+	__u16 port, source, sum;
 	struct plan *plan = bpf_map_lookup_elem(&plans, &zero);
 	__u64 *number = bpf_map_lookup_elem(&made, &zero);
 
@@ -87,21 +92,17 @@ int xvs_generate(struct xdp_md *ctx)
 		flow = (__u32)((*number * 0x9e3779b97f4a7c15ULL) >> 32) % plan->flows;
 	(*number)++;
 	/* 16,384 ports of each source address, above those that services have. */
-	*(__be16 *)(frame + PORTS) = bpf_htons(16384 + (flow & 0x3fff));
-	*(__be16 *)(frame + SOURCE + 2) = bpf_htons(1 + (flow >> 14));
-	*(__u16 *)(frame + IP_SUM) = 0;
-#pragma unroll
-	for (int at = ETH_HLEN; at < PORTS; at += 2)
-		sum += *(__u16 *)(frame + at);
-	*(__u16 *)(frame + IP_SUM) = ~folded(sum);
-	if (frame[PROTOCOL] == IPPROTO_TCP) {
-		*(__u16 *)(frame + TCP_SUM) = 0;
-		sum = bpf_htons(IPPROTO_TCP) + bpf_htons(FRAME - PORTS);
-#pragma unroll
-		for (int at = SOURCE; at < FRAME; at += 2)
-			sum += *(__u16 *)(frame + at);
-		*(__u16 *)(frame + TCP_SUM) = ~folded(sum);
-	}
+	port = bpf_htons(16384 + (flow & 0x3fff));
+	source = bpf_htons(1 + (flow >> 14));
+	*(__u16 *)(frame + PORTS) = port;
+	*(__u16 *)(frame + SOURCE + 2) = source;
+	*(__u16 *)(frame + IP_SUM) = ~folded(plan->ip_sum + source);
+	sum = ~folded(plan->l4_sum + source + port);
+	if (frame[PROTOCOL] == IPPROTO_TCP)
+		*(__u16 *)(frame + TCP_SUM) = sum;
+	else
+		/* 0 stands for no checksum. */
+		*(__u16 *)(frame + UDP_SUM) = sum ? sum : 0xffff;
 	return bpf_redirect(plan->interface, 0);
 }
 

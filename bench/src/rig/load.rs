@@ -31,8 +31,11 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/load.o"
 /// Octets of a frame without its check sequence, as in `load.c`.
 const FRAME: usize = 60;
 
+/// Octets of it behind the IPv4 header.
+const FRAME_L4: u8 = 26;
+
 /// Octets of `struct plan`.
-const PLAN: usize = 80;
+const PLAN: usize = 88;
 
 /// Frames that the kernel hands over in one go: a driver's burst.
 const BATCH: u32 = 64;
@@ -70,7 +73,12 @@ impl Plan {
         out[4..8].copy_from_slice(&flows.to_ne_bytes());
         out[8..12].copy_from_slice(&self.first.to_ne_bytes());
         out[12..16].copy_from_slice(&u32::from(stop).to_ne_bytes());
-        out[16..16 + FRAME].copy_from_slice(&self.frame());
+        let frame = self.frame();
+        let (header, segment) = (&frame[14..34], &frame[26..]);
+        let pseudo = [0, frame[23], 0, FRAME_L4];
+        out[16..20].copy_from_slice(&sum(&[header]).to_ne_bytes());
+        out[20..24].copy_from_slice(&sum(&[segment, &pseudo]).to_ne_bytes());
+        out[24..24 + FRAME].copy_from_slice(&frame);
         out
     }
 
@@ -98,6 +106,12 @@ impl Plan {
         }
         frame
     }
+}
+
+/// The sum of 16-bit words as their octets lie.
+fn sum(pieces: &[&[u8]]) -> u32 {
+    let words = pieces.iter().flat_map(|piece| piece.as_chunks().0);
+    words.map(|&word| u32::from(u16::from_ne_bytes(word))).sum()
 }
 
 /// The map that holds the plan.
@@ -274,10 +288,46 @@ mod tests {
     }
 
     #[test]
+    fn the_sums_of_a_plan_make_right_checksums() {
+        let folded = |sum: u32| {
+            let sum = (sum & 0xffff) + (sum >> 16);
+            u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap()
+        };
+        for fresh in [false, true] {
+            let octets = plan(fresh).octets(3, false);
+            let word = |at: usize| u32::from_ne_bytes(octets[at..at + 4].try_into().unwrap());
+            let mut frame: [u8; FRAME] = octets[24..24 + FRAME].try_into().unwrap();
+            // As the program fills the frame in.
+            let (port, source) = (16391u16.to_be(), 1u16.to_be());
+            frame[28..30].copy_from_slice(&source.to_ne_bytes());
+            frame[34..36].copy_from_slice(&port.to_ne_bytes());
+            let at = if fresh { 50 } else { 40 };
+            let ip = !folded(word(16) + u32::from(source));
+            let l4 = !folded(word(20) + u32::from(source) + u32::from(port));
+            frame[24..26].copy_from_slice(&ip.to_ne_bytes());
+            frame[at..at + 2].copy_from_slice(&l4.to_ne_bytes());
+            let packet = SlicedPacket::from_ethernet(&frame).unwrap();
+            let Some(etherparse::NetSlice::Ipv4(net)) = packet.net else { panic!() };
+            let header = net.header().to_header();
+            assert_eq!(header.header_checksum, header.calc_header_checksum());
+            let (right, found) = match packet.transport.unwrap() {
+                etherparse::TransportSlice::Tcp(tcp) => {
+                    (tcp.to_header().calc_checksum_ipv4(&header, tcp.payload()), tcp.checksum())
+                }
+                etherparse::TransportSlice::Udp(udp) => {
+                    (udp.to_header().calc_checksum_ipv4(&header, udp.payload()), udp.checksum())
+                }
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(right.unwrap(), found);
+        }
+    }
+
+    #[test]
     fn a_plan_is_laid_out_as_the_program_reads_it() {
         let octets = plan(true).octets(3, true);
         let word = |at: usize| u32::from_ne_bytes(octets[at..at + 4].try_into().unwrap());
         assert_eq!([word(0), word(4), word(8), word(12)], [3, 0, 7, 1]);
-        assert_eq!(octets[16..22], [2, 0, 0, 0, 0, 9]);
+        assert_eq!(octets[24..30], [2, 0, 0, 0, 0, 9]);
     }
 }
