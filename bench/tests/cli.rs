@@ -168,7 +168,9 @@ fn the_pipeline_report_has_the_keys_that_others_read() {
             "flood_ratio",
             "flood_beside_ratio",
             "sweep_percent",
-            "pages"
+            "pages",
+            "floor_ns",
+            "alone_ratio"
         ]
     );
     assert_eq!(report["allocations"], 0);

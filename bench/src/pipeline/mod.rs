@@ -122,15 +122,10 @@ struct Report {
     bare_ns: Option<f64>,
     /// `hot_ns / bare_ns`.
     hot_ratio: Option<f64>,
-    /// What a new flow and the end of another cannot do without, in the same memory; none for hits.
-    floor_ns: Option<f64>,
     /// At `flows` flows with a table for each worker.
     private_ns: Option<f64>,
     /// `ns_per_packet / private_ns`.
     shared_ratio: Option<f64>,
-    /// One worker alone over all flows, over the same with one worker's share of them: what a shared
-    /// table costs because each worker meets all flows, though nobody shares anything.
-    alone_ratio: Option<f64>,
     /// With as many new flows at the same worker, over `ns_per_packet` without.
     flood_ratio: Option<f64>,
     /// With new flows at another worker, over the same.
@@ -139,6 +134,11 @@ struct Report {
     sweep_percent: Option<f64>,
     /// The pages that the table is in.
     pages: &'static str,
+    /// What a new flow and the end of another cannot do without, in the same memory; none for hits.
+    floor_ns: Option<f64>,
+    /// One worker alone over all flows, over the same with one worker's share of them: what a shared
+    /// table costs because each worker meets all flows, though nobody shares anything.
+    alone_ratio: Option<f64>,
 }
 
 /// Measures and prints. Whether all was as it should be.
