@@ -24,7 +24,7 @@ use dataplane::{
     verdict::{DeviceId, Verdict},
     wire::{
         frame::{
-            plain::{NewEnd, Plain},
+            plain::Plain,
             shape::{HEAD_V4, HEAD_V6, L3, L4_V4, L4_V6, Shape},
         },
         protocol,
@@ -69,7 +69,7 @@ pub(super) fn measure(traffic: Traffic, seed: u64, windows: usize) -> anyhow::Re
 /// The one flow, and the counters of its real server.
 struct Bare<'t> {
     flow: FlowRef<'t>,
-    ends: [(Addr, &'t Endpoint); 2],
+    ends: [&'t Endpoint; 2],
     steady: Steady,
     stats: EndpointStats,
     link: [u8; 12],
@@ -77,16 +77,16 @@ struct Bare<'t> {
 
 impl<'t> Bare<'t> {
     fn new(traffic: Traffic, worker: &'t TableWorker, endpoints: &'t Endpoints) -> Option<Self> {
-        let end = |id, addr| {
+        let end = |id, addr: Addr| {
             let endpoint = endpoints.get(EndpointId(id));
             let (port, flags) = (80, AVAILABLE);
             endpoint.describe(&Description { addr, port, flags, ..Description::default() });
-            (addr, endpoint)
+            endpoint
         };
         let ends = [end(1, traffic.vip()), end(2, traffic.real(0))];
         let key = FlowKey {
-            source: ends[0].0,
-            destination: ends[0].0,
+            source: traffic.vip(),
+            destination: traffic.vip(),
             destination_port: 80,
             protocol: protocol::UDP,
             ..FlowKey::default()
@@ -126,24 +126,18 @@ impl<'t> Bare<'t> {
             Family::V4 => look.hash_v4(frame.addresses_v4(), frame.tail()),
             Family::V6 => look.hash_v6(frame.addresses_v6(), frame.tail()),
         });
-        let [old, new] = [self.ends[d].1, self.ends[1 - d].1];
+        let [old, new] = [self.ends[d], self.ends[1 - d]];
         let control = self.flow.control();
         let octets = frame.octets();
         if !self.steady.holds(control, direction, frame.flags())
-            || self.ends[1].1.flags() & AVAILABLE == 0
-            || self.ends[1].1.learned_mtu.load(Relaxed) != 0
+            || self.ends[1].flags() & AVAILABLE == 0
+            || self.ends[1].learned_mtu.load(Relaxed) != 0
             || octets > MTU
         {
             return None;
         }
         let checksum_at = frame.ready_checksum()?;
-        let end = NewEnd {
-            addr: if L4 == L4_V6 { new.addr() } else { Addr::v4(new.low32()) },
-            port: new.port(),
-            change: old.change_to(new),
-            header_change: old.header_change_to(new),
-        };
-        frame.translate(1 - d, end, checksum_at);
+        frame.translate(1 - d, old.becomes(new, L4 == L4_V6), checksum_at);
         self.flow.touch(NOW);
         self.flow.count(direction, octets.into());
         self.stats.count(direction, octets.into());

@@ -44,9 +44,7 @@ pub(super) fn measure(
     seed: u64,
     windows: usize,
 ) -> anyhow::Result<f64> {
-    let index = (flows * INDEX_PER_MILLE).div_ceil(1000).max(1);
-    let region = Region::new((index + flows) * LINE, pages)
-        .with_context(|| format!("no memory for {flows} flows"))?;
+    let (index, region) = region(flows, pages)?;
     let words = region.words();
     let mut rng = Rng::from_seed(seed);
     // Every word of the index names an entry, so that all entries are as likely.
@@ -78,9 +76,7 @@ pub(super) fn new_flow(
     seed: u64,
     windows: usize,
 ) -> anyhow::Result<f64> {
-    let index = (flows * INDEX_PER_MILLE).div_ceil(1000).max(1);
-    let region = Region::new((index + flows) * LINE, pages)
-        .with_context(|| format!("no memory for {flows} flows"))?;
+    let (index, region) = region(flows, pages)?;
     let (words, mut rng) = (region.words(), Rng::from_seed(seed));
     let shared = [const { AtomicU64::new(0) }; 2];
     let mut lines = vec![[0; FLOW_LINES]; Windows::PACKETS];
@@ -93,6 +89,14 @@ pub(super) fn new_flow(
         });
     }
     Ok(measured.nanos_per_packet())
+}
+
+/// As many lines as a table for `flows` flows has, and how many of them, the first, are the index.
+fn region(flows: usize, pages: Pages) -> anyhow::Result<(usize, Region)> {
+    let index = (flows * INDEX_PER_MILLE).div_ceil(1000).max(1);
+    let region = Region::new((index + flows) * LINE, pages)
+        .with_context(|| format!("no memory for {flows} flows"))?;
+    Ok((index, region))
 }
 
 /// Where the words of two random flows begin: two buckets and an entry, twice.

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use crate::{
     addr::Addr,
     destination::Destinations,
-    wire::{checksum, ipv4},
+    wire::{checksum, frame::plain::NewEnd, ipv4},
 };
 
 /// Names an endpoint; an index into [`Endpoints`].
@@ -233,30 +233,27 @@ impl Endpoint {
         Addr::v6(high << 64 | u128::from(self.addr[1].load(Relaxed)))
     }
 
-    /// Whether this is its address; if not `V6`, both are known to be IPv4.
+    /// Whether this is its address; if not `v6`, both are known to be IPv4.
     #[inline(always)]
-    pub fn is_at<const V6: bool>(&self, addr: Addr) -> bool {
-        if V6 { self.addr() == addr } else { self.low32() == addr.low32() }
+    pub fn is_at(&self, addr: Addr, v6: bool) -> bool {
+        if v6 { self.addr() == addr } else { self.low32() == addr.low32() }
     }
 
     /// The 32 bits of an IPv4 address; of an IPv6 address its last 32.
     #[inline]
-    pub fn low32(&self) -> u32 {
+    fn low32(&self) -> u32 {
         self.addr[1].load(Relaxed) as u32
     }
 
-    /// By how much sums change where this endpoint's address and port become another's, below 2^17.
-    /// Octets change places in sums as in what is summed (RFC 1071, section 2 B): of network order.
+    /// What changes in a packet where this endpoint becomes another; if not `v6`, that is known to be IPv4.
     #[inline(always)]
-    pub fn change_to(&self, other: &Self) -> u32 {
-        self.sums[0].change_to(&other.sums[0])
-    }
-
-    /// By how much those of an IPv4 header do, which has the address alone, and that loses a hop; below
-    /// 2^18.
-    #[inline(always)]
-    pub fn header_change_to(&self, other: &Self) -> u32 {
-        self.sums[1].change_to(&other.sums[1])
+    pub fn becomes(&self, other: &Self, v6: bool) -> NewEnd {
+        NewEnd {
+            addr: if v6 { other.addr() } else { Addr::v4(other.low32()) },
+            port: other.port(),
+            change: self.sums[0].change_to(&other.sums[0]),
+            header_change: self.sums[1].change_to(&other.sums[1]),
+        }
     }
 
     /// The port.
@@ -309,7 +306,8 @@ impl Endpoint {
     }
 }
 
-/// A folded sum in network order, and what it takes to take it off.
+/// A folded sum in network order, and what it takes to take it off. Octets change places in sums as in what is
+/// summed (RFC 1071, section 2 B).
 #[derive(Debug, Default)]
 struct Sums {
     less: AtomicU32,
@@ -323,6 +321,7 @@ impl Sums {
         self.more.store(u32::from(sum.to_be()) + beside, Relaxed);
     }
 
+    /// By how much sums change where this one becomes another; below 2^18.
     #[inline(always)]
     fn change_to(&self, other: &Self) -> u32 {
         self.less.load(Relaxed) + other.more.load(Relaxed)

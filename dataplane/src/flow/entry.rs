@@ -199,13 +199,13 @@ impl Entry {
     /// The virtual endpoint.
     #[inline]
     pub fn virt(&self) -> EndpointId {
-        EndpointId(self.endpoints[0].load(Relaxed))
+        self.named(0)
     }
 
     /// The real endpoint.
     #[inline]
     pub fn real(&self) -> EndpointId {
-        EndpointId(self.endpoints[1].load(Relaxed))
+        self.named(1)
     }
 
     /// The endpoint that packets from the client (0) or to the client (1) name beside the client: the virtual
@@ -239,17 +239,10 @@ impl Entry {
         self.client_path.store(path.0, Relaxed);
     }
 
-    /// Whether this is the client's address; if not `V6`, both are known to be IPv4.
+    /// Whether this is the client's address; if not `v6`, both are known to be IPv4.
     #[inline(always)]
-    pub fn is_client<const V6: bool>(&self, addr: Addr) -> bool {
-        if V6 { self.client() == addr } else { self.client_low32() == addr.low32() }
-    }
-
-    /// Whether an endpoint's port is 0 and this is the port that stands for it.
-    #[cold]
-    #[inline(never)]
-    pub fn stands_for(&self, port: u16, actual: u16) -> bool {
-        port == 0 && self.local_port() == actual
+    pub fn is_client(&self, addr: Addr, v6: bool) -> bool {
+        if v6 { self.client() == addr } else { self.client_low32() == addr.low32() }
     }
 
     /// Whether a packet with this key, found through a word of this direction, belongs here: then
@@ -268,7 +261,7 @@ impl Entry {
         let far = [key.destination.bits(), key.source.bits()][d];
         let near_port = [key.source_port, key.destination_port][d];
         let far_port = [key.destination_port, key.source_port][d];
-        let other = endpoints.get(EndpointId(self.endpoints[d].load(Relaxed)));
+        let other = endpoints.get(self.named(d));
         let (mut client, mut client_port) = (self.client().bits(), self.client_port());
         if control.has(flag::FULLNAT) && direction == Direction::ToClient {
             client = endpoints.get(self.local()).addr().bits();
@@ -285,7 +278,7 @@ impl Entry {
 
     /// An endpoint's port, or what stands for it if it takes every port.
     #[inline]
-    fn port_of(&self, endpoint: &Endpoint) -> u16 {
+    pub fn port_of(&self, endpoint: &Endpoint) -> u16 {
         match endpoint.port() {
             0 => self.local_port(),
             port => port,

@@ -8,8 +8,6 @@
 //! come. Left to the long way alone: services with
 //! persistence or one-packet scheduling, and everything while packets are dropped on purpose.
 
-use std::num::NonZeroU8;
-
 use arrayvec::ArrayVec;
 
 use super::{
@@ -83,11 +81,12 @@ impl Pipeline {
         }
         for staged in group.iter_mut().filter(|staged| staged.probe.is_miss()) {
             let frame = staged.packet.bytes();
-            let shape = staged.shape().unwrap_or_else(|| Shape::of(frame));
+            let known = staged.checksum_at.map(Shape::of_checksum_at);
+            let shape = known.unwrap_or_else(|| Shape::of(frame));
             let Some(parsed) = shape::read_as(shape, frame) else { continue };
             if let Some((service, picked)) = self.pick_ahead(cx, &parsed, staged.hash) {
+                staged.ahead = u8::try_from(ahead.len()).ok();
                 ahead.push(Ahead { parsed, service, picked });
-                staged.ahead = place(ahead.len());
             }
         }
         self.table.prefetch_slots(ahead.len());
@@ -166,9 +165,4 @@ impl Pipeline {
         let outcome = scheduled.and_then(|s| self.send_first(cx, staged.packet, parsed, s));
         staged.packet.verdict = outcome.unwrap_or_else(Verdict::Drop);
     }
-}
-
-/// A place that counts from 1.
-fn place(count: usize) -> Option<NonZeroU8> {
-    u8::try_from(count).ok().and_then(NonZeroU8::new)
 }

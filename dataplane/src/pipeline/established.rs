@@ -14,7 +14,7 @@ use super::{
     advance::{is_nat, method},
 };
 use crate::{
-    addr::{Addr, Family},
+    addr::Family,
     clock::Tick,
     endpoint::{AVAILABLE, Endpoint, Method},
     flow::{
@@ -28,8 +28,8 @@ use crate::{
     stats::EndpointStats,
     verdict::Verdict,
     wire::frame::{
-        plain::{NewEnd, Plain},
-        shape::{HEAD_V4, HEAD_V6, L3, L4_V4, L4_V6},
+        plain::Plain,
+        shape::{HEAD_V4, HEAD_V6, L3, L4_V4, L4_V6, Shape},
     },
 };
 
@@ -106,11 +106,7 @@ impl<'a> Ordinary<'a> {
     ) -> Option<Verdict> {
         let (checksum_at, entry) = (staged.checksum_at?, staged.entry?);
         let found = Found { entry, direction: staged.probe.direction(), checksum_at };
-        if usize::from(checksum_at.get()) < L4_V6 {
-            self.forward::<L4_V4, HEAD_V4, false>(staged.packet, found, next_id)
-        } else {
-            self.forward::<L4_V6, HEAD_V6, false>(staged.packet, found, next_id)
-        }
+        self.forward_any::<false>(staged.packet, found, next_id)
     }
 
     /// The same for the packet that a flow was just made for, whose state it has already.
@@ -120,12 +116,22 @@ impl<'a> Ordinary<'a> {
         (entry, direction): (&Entry, Direction),
         next_id: &mut u16,
     ) -> Option<Verdict> {
-        let checksum_at = staged.checksum_at?;
-        let found = Found { entry, direction, checksum_at };
-        if usize::from(checksum_at.get()) < L4_V6 {
-            self.forward::<L4_V4, HEAD_V4, true>(staged.packet, found, next_id)
-        } else {
-            self.forward::<L4_V6, HEAD_V6, true>(staged.packet, found, next_id)
+        let found = Found { entry, direction, checksum_at: staged.checksum_at? };
+        self.forward_any::<true>(staged.packet, found, next_id)
+    }
+
+    /// [`Self::forward`] for the shape that the packet has.
+    #[inline(always)]
+    fn forward_any<const FIRST: bool>(
+        &self,
+        packet: &mut Packet<'_>,
+        found: Found<'_>,
+        next_id: &mut u16,
+    ) -> Option<Verdict> {
+        match Shape::of_checksum_at(found.checksum_at) {
+            Shape::V4 => self.forward::<L4_V4, HEAD_V4, FIRST>(packet, found, next_id),
+            Shape::V6 => self.forward::<L4_V6, HEAD_V6, FIRST>(packet, found, next_id),
+            Shape::Other => None,
         }
     }
 
@@ -168,13 +174,7 @@ impl<'a> Ordinary<'a> {
         {
             return None;
         }
-        let end = NewEnd {
-            addr: if L4 == L4_V6 { new.addr() } else { Addr::v4(new.low32()) },
-            port: new.port(),
-            change: old.change_to(new),
-            header_change: old.header_change_to(new),
-        };
-        frame.translate(1 - d, end, checksum_at);
+        frame.translate(1 - d, old.becomes(new, L4 == L4_V6), checksum_at);
         frame.set_link(way.path.link());
         self.count(found, control, octets);
         packet.truncate(L3 + usize::from(octets));
@@ -294,18 +294,9 @@ fn is_of<const L4: usize, const HEAD: usize>(
     control.flags() & (flag::LIVE | flag::TEMPLATE | flag::FULLNAT | flag::V4) == wanted
         && entry.protocol() == frame.protocol()
         && entry.client_port() == frame.port(d)
-        && if L4 == L4_V6 {
-            entry.is_client::<true>(frame.addr(d)) && old.is_at::<true>(frame.addr(1 - d))
-        } else {
-            entry.is_client::<false>(frame.addr(d)) && old.is_at::<false>(frame.addr(1 - d))
-        }
-        && is_port(entry, old.port(), frame.port(1 - d))
-}
-
-/// Whether packets to an endpoint with the first port may go to the second.
-#[inline(always)]
-fn is_port(entry: &Entry, port: u16, actual: u16) -> bool {
-    port == actual && port != 0 || entry.stands_for(port, actual)
+        && entry.is_client(frame.addr(d), L4 == L4_V6)
+        && old.is_at(frame.addr(1 - d), L4 == L4_V6)
+        && entry.port_of(old) == frame.port(1 - d)
 }
 
 /// Tells the compiler that this is hardly ever asked.

@@ -52,7 +52,7 @@ use crate::{
     wire::frame::{
         self, Kind, Parsed,
         plain::{PlainV4, PlainV6},
-        shape::{L4_V6, Shape},
+        shape::Shape,
     },
 };
 
@@ -133,15 +133,7 @@ struct Staged<'p, 'm, 't> {
     /// Where its transport checksum is, if it has a hot shape and nothing about it is special.
     checksum_at: Option<NonZeroU8>,
     /// Its place among those that are looked after ahead.
-    ahead: Option<NonZeroU8>,
-}
-
-impl Staged<'_, '_, '_> {
-    /// What the packet looks like, if it has a hot shape and nothing about it is special.
-    fn shape(&self) -> Option<Shape> {
-        let at = usize::from(self.checksum_at?.get());
-        Some(if at < L4_V6 { Shape::V4 } else { Shape::V6 })
-    }
+    ahead: Option<u8>,
 }
 
 /// A group of packets between the stages.
@@ -290,12 +282,10 @@ impl Pipeline {
         for staged in &mut staged {
             match ordinary.take(staged, &mut self.next_id) {
                 Some(verdict) => staged.packet.verdict = verdict,
-                None => {
-                    match staged.ahead.and_then(|place| ahead.get(usize::from(place.get()) - 1)) {
-                        Some(ahead) => self.make_ahead(cx, &ordinary, staged, ahead),
-                        None => self.long_way(cx, staged),
-                    }
-                }
+                None => match staged.ahead.and_then(|place| ahead.get(usize::from(place))) {
+                    Some(ahead) => self.make_ahead(cx, &ordinary, staged, ahead),
+                    None => self.long_way(cx, staged),
+                },
             }
         }
     }

@@ -9,6 +9,8 @@
 //! the wire. `read`, for the parser, asks for it all.
 //! Tests are branches that are never taken but under attack: cheaper than combining them.
 
+use std::num::NonZeroU8;
+
 use super::{FlowKey, Kind, Parsed, offset};
 use crate::{
     addr::{Addr, Family},
@@ -56,6 +58,12 @@ pub enum Shape {
 }
 
 impl Shape {
+    /// The shape of a frame whose transport checksum is there: [`super::plain::Plain::ready_checksum`].
+    #[inline(always)]
+    pub fn of_checksum_at(at: NonZeroU8) -> Self {
+        if usize::from(at.get()) < L4_V6 { Self::V4 } else { Self::V6 }
+    }
+
     /// The shape of a frame.
     #[inline(always)]
     pub fn of(frame: &[u8]) -> Self {
