@@ -258,15 +258,20 @@ impl Outcome {
     /// Reads it off a packet; one for the host is handed over here.
     fn of(packet: &Packet<'_>, host: &mut Option<HostPort>) -> Self {
         let verdict = match packet.verdict {
-            Verdict::Host if !hand_over(host, packet.bytes()) => {
-                Verdict::Drop(DropReason::HostUnavailable)
-            }
-            Verdict::Tx(DeviceId::HOST) if !hand_over(host, packet.bytes()) => {
-                Verdict::Drop(DropReason::HostUnavailable)
-            }
+            Verdict::Host | Verdict::Tx(DeviceId::HOST) => for_host(packet, host),
             verdict => verdict,
         };
         Self { verdict, start: packet.start(), length: packet.len() }
+    }
+}
+
+/// Hands over a packet for the host, and says what became of it.
+#[cold]
+fn for_host(packet: &Packet<'_>, host: &mut Option<HostPort>) -> Verdict {
+    if hand_over(host, packet.bytes()) {
+        packet.verdict
+    } else {
+        Verdict::Drop(DropReason::HostUnavailable)
     }
 }
 
@@ -295,7 +300,9 @@ impl Io for XskIo {
         process(&mut packets);
         if let Some(sender) = &mut self.sender {
             for packet in &mut packets {
-                packet.verdict = Outcome::of(packet, &mut self.host).verdict;
+                if matches!(packet.verdict, Verdict::Host | Verdict::Tx(DeviceId::HOST)) {
+                    packet.verdict = for_host(packet, &mut self.host);
+                }
             }
             let suspicious = sender.carry_out(&mut packets);
             for (packet, &length) in packets.iter().zip(&came) {
