@@ -203,6 +203,15 @@ fn on_the_wire(out: &mut String, rig: &Rig) {
     for (title, list, key, unit) in [
         ("CPU of an idle xvsd", &rig.light, "idle_cpu_percent", "% of a core"),
         ("CPU at 1,000 packets/s", &rig.light, "light_cpu_percent", "% of a core"),
+        ("Client to real server, kernel, median", &rig.light, "ip_forward_way_p50_us", "us"),
+        ("Client to real server, xvsd, median", &rig.light, "xvsd_way_p50_us", "us"),
+        ("Client to real server, xvsd, 99th percentile", &rig.light, "xvsd_way_p99_us", "us"),
+        (
+            "Added to a packet: 99th percentile less the kernel's median",
+            &rig.light,
+            "added_p99_us",
+            "us",
+        ),
         ("Round trip, kernel, median", &rig.light, "ip_forward_p50_us", "us"),
         ("Round trip, kernel, 99th percentile", &rig.light, "ip_forward_p99_us", "us"),
         ("Round trip, xvsd, median", &rig.light, "xvsd_p50_us", "us"),
@@ -220,8 +229,8 @@ fn on_the_wire(out: &mut String, rig: &Rig) {
         return;
     }
     out.push_str(
-        "<section><h2>Little to do, and changes</h2><p>Round trips of one datagram each millisecond, \
-         which pass the load balancer twice. Changes: the weight of one real server among 1,000 \
+        "<section><h2>Little to do, and changes</h2><p>One datagram each millisecond, which passes \
+         the load balancer on its way to the real server, and once more on its way back. Changes: the weight of one real server among 1,000 \
          services of 20, by <code>xvsadm</code>, under full load; times include the program's start.</p>",
     );
     table(out, &["".to_owned(), "median (least to greatest)".to_owned()], rows);

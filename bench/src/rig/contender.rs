@@ -20,8 +20,35 @@ use super::site::{BULK_PORT, MACS, PORT, REAL, REAL_PORT, Site, VIP, spelled};
 pub(super) const WORKER_CPU: usize = 1;
 
 /// Flows that xvsd has room for while new ones flood it: an eighth of them may be half-open, more
-/// than come meanwhile. The other measurements are made at its default.
-const FLOWS: u32 = 1 << 24;
+/// than come meanwhile.
+const FLOOD_ROOM: u32 = 1 << 24;
+
+/// Flows that xvsd has room for by default.
+const DEFAULT_ROOM: u32 = 1 << 20;
+
+/// What a contender is started for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Load {
+    /// As many packets of known flows as it takes: user-space forwarders have [`WORKER_CPU`].
+    Packets,
+    /// As many new flows as it takes: the same, and xvsd a table that they do not fill.
+    NewFlows,
+    /// Clients and servers that want the CPUs as well: nobody is pinned.
+    Shared,
+}
+
+impl Load {
+    const fn is_pinned(self) -> bool {
+        matches!(self, Self::Packets | Self::NewFlows)
+    }
+
+    const fn room(self) -> u32 {
+        match self {
+            Self::NewFlows => FLOOD_ROOM,
+            Self::Packets | Self::Shared => DEFAULT_ROOM,
+        }
+    }
+}
 
 /// A way from client to real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -58,6 +85,11 @@ pub(super) enum Running {
 }
 
 impl Contender {
+    /// Whether it keeps flows, so that a new one costs it something.
+    pub(super) const fn opens_flows(self) -> bool {
+        matches!(self, Self::Nftables(_) | Self::Haproxy | Self::Xvsd(_) | Self::XvsdRaw)
+    }
+
     /// What people call it.
     pub(super) fn name(self) -> String {
         let services = |count| if count == 1 { "1 service" } else { "5,000 services" };
@@ -81,20 +113,22 @@ impl Contender {
         }
     }
 
-    /// Starts it; ready when this returns. `pinned`: on [`WORKER_CPU`], if it is a program.
+    /// Starts it; ready when this returns.
     ///
     /// # Errors
     ///
     /// It does not run.
-    pub(super) fn start(self, site: &Site, pinned: bool) -> anyhow::Result<Running> {
-        let running = self.begin(site, pinned)?;
-        if pinned && let Some(id) = running.id() {
+    pub(super) fn start(self, site: &Site, load: Load) -> anyhow::Result<Running> {
+        let running = self.begin(site, load)?;
+        if load.is_pinned()
+            && let Some(id) = running.id()
+        {
             favour(id)?;
         }
         Ok(running)
     }
 
-    fn begin(self, site: &Site, pinned: bool) -> anyhow::Result<Running> {
+    fn begin(self, site: &Site, load: Load) -> anyhow::Result<Running> {
         match self {
             Self::IpForward => Ok(Running::Kernel),
             Self::IpForwardCut => {
@@ -109,12 +143,11 @@ impl Contender {
             Self::Swap => swap(site, "batch").map(Running::Program),
             Self::SwapRing => swap(site, "ring").map(Running::Program),
             Self::Xvsd(services) => {
-                let flows = if pinned { FLOWS } else { 1 << 20 };
-                let text = configuration(services, 1, flows, pinned);
+                let text = configuration(services, 1, load.room(), load.is_pinned());
                 Balancer::start(&site.lb, site.folder.path(), &text).map(Running::Daemon)
             }
             Self::XvsdRaw => {
-                let text = configuration(1, 1, 1 << 20, pinned);
+                let text = configuration(1, 1, load.room(), load.is_pinned());
                 let text = text.replace("[[interface]]\n", "[[interface]]\nmode = \"raw\"\n");
                 Balancer::start(&site.lb, site.folder.path(), &text).map(Running::Daemon)
             }

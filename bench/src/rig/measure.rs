@@ -74,33 +74,40 @@ impl Quantity {
 /// What one run of a contender gave.
 pub(super) type Readings = BTreeMap<Quantity, f64>;
 
-/// Packets and new connections.
+/// Packets of known flows.
 pub(super) fn packets(
     contender: Contender,
     site: &Site,
     time: Duration,
 ) -> anyhow::Result<Readings> {
+    Ok(Readings::from([(Quantity::Mpps, flood(contender, site, time, false)? / 1e6)]))
+}
+
+/// Packets that open a flow each.
+pub(super) fn new_flows(
+    contender: Contender,
+    site: &Site,
+    time: Duration,
+) -> anyhow::Result<Readings> {
+    Ok(Readings::from([(Quantity::NewKps, flood(contender, site, time, true)? / 1e3)]))
+}
+
+/// Packets per second that arrive behind a contender.
+fn flood(contender: Contender, site: &Site, time: Duration, fresh: bool) -> anyhow::Result<f64> {
     let sink = Sink::start(&site.real, "r0")?;
-    let flood = |fresh| {
-        let to = contender.target();
-        let plan = Plan { fresh, flows: FLOWS, to, from: SENDERS, mac: MACS[1], first: 0 };
-        let generator = Generator::start(&site.client, "c0", GENERATOR_CPU, plan)?;
-        thread::sleep(WARM_UP);
-        let (start, before) = (Instant::now(), sink.arrived()?);
-        thread::sleep(time);
-        let (arrived, seconds) = (sink.arrived()? - before, start.elapsed().as_secs_f64());
-        generator.end()?;
-        interrupt::check()?;
-        if arrived == 0 {
-            bail!("no packet arrived");
-        }
-        Ok(arrived as f64 / seconds)
-    };
-    let mut readings = Readings::from([(Quantity::Mpps, flood(false)? / 1e6)]);
-    if !matches!(contender, Contender::Swap | Contender::SwapRing | Contender::IpForward) {
-        readings.insert(Quantity::NewKps, flood(true)? / 1e3);
+    let to = contender.target();
+    let plan = Plan { fresh, flows: FLOWS, to, from: SENDERS, mac: MACS[1], first: 0 };
+    let generator = Generator::start(&site.client, "c0", GENERATOR_CPU, plan)?;
+    thread::sleep(WARM_UP);
+    let (start, before) = (Instant::now(), sink.arrived()?);
+    thread::sleep(time);
+    let (arrived, seconds) = (sink.arrived()? - before, start.elapsed().as_secs_f64());
+    generator.end()?;
+    interrupt::check()?;
+    if arrived == 0 {
+        bail!("no packet arrived");
     }
-    Ok(readings)
+    Ok(arrived as f64 / seconds)
 }
 
 /// HTTP by wrk.

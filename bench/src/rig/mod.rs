@@ -25,7 +25,7 @@ use xvs_bench::lab::interrupt;
 
 pub(crate) use self::table::{Target, targets};
 use self::{
-    contender::Contender,
+    contender::{Contender, Load},
     measure::{Quantity, Readings},
     site::Site,
 };
@@ -179,19 +179,27 @@ impl Rig {
     }
 }
 
-/// Measures one contender on a site of its own.
+/// Measures one contender, each kind of load on a site of its own.
 fn one(part: Part, contender: Contender, time: Duration) -> anyhow::Result<Readings> {
-    interrupt::check()?;
-    let site = Site::new()?;
-    let running = contender.start(&site, part == Part::Packets)?;
-    let readings = match part {
-        Part::Packets => measure::packets(contender, &site, time),
-        Part::Http => measure::http(contender, &site, time),
-        Part::Bulk => measure::bulk(contender, &site, time),
-        Part::Light | Part::Change => Ok(Readings::new()),
+    let under = |load, measure: fn(Contender, &Site, Duration) -> anyhow::Result<Readings>| {
+        interrupt::check()?;
+        let site = Site::new()?;
+        let running = contender.start(&site, load)?;
+        let readings = measure(contender, &site, time);
+        drop(running);
+        readings.with_context(|| contender.name())
     };
-    drop(running);
-    readings.with_context(|| contender.name())
+    match part {
+        Part::Packets if contender.opens_flows() => {
+            let mut readings = under(Load::Packets, measure::packets)?;
+            readings.extend(under(Load::NewFlows, measure::new_flows)?);
+            Ok(readings)
+        }
+        Part::Packets => under(Load::Packets, measure::packets),
+        Part::Http => under(Load::Shared, measure::http),
+        Part::Bulk => under(Load::Shared, measure::bulk),
+        Part::Light | Part::Change => Ok(Readings::new()),
+    }
 }
 
 /// Medians and spread of every contender and quantity, in the order in which they appeared.

@@ -1,23 +1,25 @@
 //! What xvsd does when there is little to do, and when its configuration changes.
 //!
-//! Idle: its CPU time, as the kernel keeps it. Light: round trips of one datagram each millisecond,
-//! which pass the load balancer twice, against the kernel's routing on the same site. Change: the
-//! weight of one real server among many, over and over under load.
+//! Idle: its CPU time, as the kernel keeps it. Light: one datagram each millisecond and its answer,
+//! timed when it reaches the real server, after one pass of the load balancer, and when the answer
+//! is back, after two, against the kernel's routing on the same site. Change: the weight of one real
+//! server among many, over and over under load.
 
 use std::{
     fs::read_to_string,
-    net::UdpSocket,
+    net::{Ipv4Addr, UdpSocket},
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
+use crossbeam_channel::Sender;
 use serde::Serialize;
-use xvs_bench::lab::{Balancer, interrupt};
+use xvs_bench::lab::{Balancer, Namespace, interrupt};
 
 use super::{
-    contender::{Contender, configuration, vip},
+    contender::{Contender, Load, configuration, vip},
     load::{Generator, Plan},
     measure::FLOWS,
     site::{MACS, PORT, REAL, REAL_PORT, REALS_MAX, SENDERS, Site, VIP},
@@ -45,9 +47,17 @@ pub(super) struct Light {
     pub(super) xvsd_p50_us: f64,
     /// Round trips through xvsd, in microseconds.
     pub(super) xvsd_p99_us: f64,
-    /// What xvsd adds to a round trip, its 99th percentile less the median of the kernel's: two
-    /// passes, in microseconds.
+    /// From client to real server through the kernel's routing, in microseconds.
+    pub(super) ip_forward_way_p50_us: f64,
+    /// From client to real server through xvsd, in microseconds.
+    pub(super) xvsd_way_p50_us: f64,
+    /// From client to real server through xvsd, in microseconds.
+    pub(super) xvsd_way_p99_us: f64,
+    /// What xvsd adds to a packet's latency, its 99th percentile from client to real server less the
+    /// median of the kernel's, in microseconds.
     pub(super) added_p99_us: f64,
+    /// What it adds to a round trip, two passes, reckoned alike, in microseconds.
+    pub(super) added_round_trip_p99_us: f64,
     /// CPU time of xvsd meanwhile, in percent of one core.
     pub(super) light_cpu_percent: f64,
 }
@@ -80,12 +90,12 @@ pub(super) fn light(time: Duration) -> anyhow::Result<Light> {
     let count = LIGHT * usize::try_from(time.as_secs().max(1))?;
     let through = |contender: Contender| {
         let site = Site::new()?;
-        let running = contender.start(&site, false)?;
+        let running = contender.start(&site, Load::Shared)?;
         thread::sleep(Duration::from_secs(1));
         let idle = running.daemon().map(|xvsd| share_of_core(xvsd.id(), time)).transpose()?;
         let before = running.daemon().map(|xvsd| cpu_time(xvsd.id())).transpose()?;
         let start = Instant::now();
-        let times = round_trips(contender, &site, count)?;
+        let times = trips(contender, &site, count)?;
         let took = start.elapsed();
         let after = running.daemon().map(|xvsd| cpu_time(xvsd.id())).transpose()?;
         let busy = after.zip(before).map(|(after, before)| after.saturating_sub(before));
@@ -97,11 +107,15 @@ pub(super) fn light(time: Duration) -> anyhow::Result<Light> {
     let at = |times: &[f64], percent: usize| times[(times.len() - 1) * percent / 100];
     Ok(Light {
         idle_cpu_percent: idle * 100.0,
-        ip_forward_p50_us: at(&kernel, 50),
-        ip_forward_p99_us: at(&kernel, 99),
-        xvsd_p50_us: at(&ours, 50),
-        xvsd_p99_us: at(&ours, 99),
-        added_p99_us: at(&ours, 99) - at(&kernel, 50),
+        ip_forward_p50_us: at(&kernel.back, 50),
+        ip_forward_p99_us: at(&kernel.back, 99),
+        xvsd_p50_us: at(&ours.back, 50),
+        xvsd_p99_us: at(&ours.back, 99),
+        ip_forward_way_p50_us: at(&kernel.there, 50),
+        xvsd_way_p50_us: at(&ours.there, 50),
+        xvsd_way_p99_us: at(&ours.there, 99),
+        added_p99_us: at(&ours.there, 99) - at(&kernel.there, 50),
+        added_round_trip_p99_us: at(&ours.back, 99) - at(&kernel.back, 50),
         light_cpu_percent: busy * 100.0,
     })
 }
@@ -160,57 +174,85 @@ pub(super) fn cpu_time(id: u32) -> anyhow::Result<Duration> {
     Ok(Duration::from_nanos(sum))
 }
 
-/// Round trips of small datagrams, in microseconds, sorted: `count` of them, one each millisecond.
+/// How long small datagrams took, in microseconds, sorted.
+struct Trips {
+    /// From the client to the real server.
+    there: Vec<f64>,
+    /// From the client to the real server and back.
+    back: Vec<f64>,
+}
+
+/// Sends `count` small datagrams, one each millisecond.
 ///
 /// # Errors
 ///
-/// None came back.
-pub(super) fn round_trips(
-    contender: Contender,
-    site: &Site,
-    count: usize,
-) -> anyhow::Result<Vec<f64>> {
-    let real = Arc::clone(&site.real);
+/// Some did not come back.
+fn trips(contender: Contender, site: &Site, count: usize) -> anyhow::Result<Trips> {
     let (ready, is_ready) = crossbeam_channel::bounded(1);
-    let echo = thread::spawn(move || -> anyhow::Result<()> {
-        real.enter()?;
-        let socket = UdpSocket::bind((REAL, REAL_PORT))?;
-        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
-        ready.send(())?;
-        let mut octets = [0; 64];
-        // Ends when nobody has asked for a while.
-        while let Ok((length, from)) = socket.recv_from(&mut octets) {
-            socket.send_to(&octets[..length], from)?;
-        }
-        Ok(())
-    });
+    let real = Arc::clone(&site.real);
+    let echo = thread::spawn(move || echo(&real, count, &ready));
     is_ready.recv_timeout(Duration::from_secs(5)).context("nobody echoes")?;
     let (client, target) = (Arc::clone(&site.client), contender.target());
-    let ask = thread::spawn(move || -> anyhow::Result<Vec<f64>> {
-        client.enter()?;
-        let socket = UdpSocket::bind(("0.0.0.0", 0))?;
-        socket.connect(target)?;
-        socket.set_read_timeout(Some(Duration::from_millis(500)))?;
-        let mut times = Vec::with_capacity(count);
-        let (begin, mut octets) = (Instant::now(), [0; 64]);
-        for number in 0..count as u64 {
-            let due = Duration::from_millis(number);
-            thread::sleep(due.saturating_sub(begin.elapsed()));
-            let sent = Instant::now();
-            socket.send(&number.to_be_bytes())?;
-            if socket.recv(&mut octets).is_ok() && octets[..8] == number.to_be_bytes() {
-                times.push(sent.elapsed().as_secs_f64() * 1e6);
-            }
-        }
-        Ok(times)
-    });
+    let ask = thread::spawn(move || ask(&client, target, count));
     let joined = |_| anyhow::anyhow!("a thread panicked");
-    let mut times = ask.join().map_err(joined)??;
-    echo.join().map_err(joined)??;
-    if times.len() * 100 < count * 99 {
-        bail!("{} of {count} datagrams came back", times.len());
+    let asked = ask.join().map_err(joined)??;
+    let echoed = echo.join().map_err(joined)??;
+    let micros = |from: Instant, to: Option<Instant>| {
+        to.map(|to| to.saturating_duration_since(from).as_secs_f64() * 1e6)
+    };
+    let pairs = asked.iter().zip(&echoed);
+    let mut there: Vec<f64> = pairs.filter_map(|((sent, _), seen)| micros(*sent, *seen)).collect();
+    let mut back: Vec<f64> = asked.iter().filter_map(|(sent, seen)| micros(*sent, *seen)).collect();
+    if back.len() * 100 < count * 99 {
+        bail!("{} of {count} datagrams came back", back.len());
     }
-    times.sort_by(f64::total_cmp);
+    there.sort_by(f64::total_cmp);
+    back.sort_by(f64::total_cmp);
+    Ok(Trips { there, back })
+}
+
+/// Sends datagrams back until nobody has asked for a while, and says when each came, by its number.
+fn echo(
+    real: &Namespace,
+    count: usize,
+    ready: &Sender<()>,
+) -> anyhow::Result<Vec<Option<Instant>>> {
+    real.enter()?;
+    let socket = UdpSocket::bind((REAL, REAL_PORT))?;
+    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    ready.send(())?;
+    let (mut seen, mut octets) = (vec![None; count], [0; 64]);
+    while let Ok((length, from)) = socket.recv_from(&mut octets) {
+        let came = Instant::now();
+        socket.send_to(&octets[..length], from)?;
+        let number = octets.first_chunk().map_or(u64::MAX, |number| u64::from_be_bytes(*number));
+        if let Some(seen) = usize::try_from(number).ok().and_then(|number| seen.get_mut(number)) {
+            *seen = Some(came);
+        }
+    }
+    Ok(seen)
+}
+
+/// Sends numbered datagrams, and says of each when it left and when its answer came.
+fn ask(
+    client: &Namespace,
+    target: (Ipv4Addr, u16),
+    count: usize,
+) -> anyhow::Result<Vec<(Instant, Option<Instant>)>> {
+    client.enter()?;
+    let socket = UdpSocket::bind(("0.0.0.0", 0))?;
+    socket.connect(target)?;
+    socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+    let mut times = Vec::with_capacity(count);
+    let (begin, mut octets) = (Instant::now(), [0; 64]);
+    for number in 0..count as u64 {
+        let due = Duration::from_millis(number);
+        thread::sleep(due.saturating_sub(begin.elapsed()));
+        let sent = Instant::now();
+        socket.send(&number.to_be_bytes())?;
+        let came = socket.recv(&mut octets).is_ok() && octets[..8] == number.to_be_bytes();
+        times.push((sent, came.then(Instant::now)));
+    }
     Ok(times)
 }
 

@@ -143,15 +143,20 @@ fn others(report: &Report, out: &mut impl Write) -> io::Result<()> {
             |get: fn(&super::quiet::Light) -> f64| median(report.light.iter().map(get).collect());
         writeln!(
             out,
-            "\nIdle: {:.2} % of a core. At 1,000 packets/s: {:.2} %; round trip p50 {:.0}, p99 {:.0} us \
-             (ip_forward {:.0}, {:.0}); p99 less the kernel's median: {:.0} us",
+            "\nIdle: {:.2} % of a core. At 1,000 packets/s: {:.2} %; client to real server p50 {:.0}, \
+             p99 {:.0} us (ip_forward p50 {:.0}): added p99 {:.0} us; round trip p50 {:.0}, p99 {:.0} us \
+             (ip_forward {:.0}, {:.0}): added p99, two passes, {:.0} us",
             of(|l| l.idle_cpu_percent),
             of(|l| l.light_cpu_percent),
+            of(|l| l.xvsd_way_p50_us),
+            of(|l| l.xvsd_way_p99_us),
+            of(|l| l.ip_forward_way_p50_us),
+            of(|l| l.added_p99_us),
             of(|l| l.xvsd_p50_us),
             of(|l| l.xvsd_p99_us),
             of(|l| l.ip_forward_p50_us),
             of(|l| l.ip_forward_p99_us),
-            of(|l| l.added_p99_us),
+            of(|l| l.added_round_trip_p99_us),
         )?;
     }
     if let Some(first) = report.change.first() {
