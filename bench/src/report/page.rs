@@ -230,8 +230,8 @@ fn on_the_wire(out: &mut String, rig: &Rig) {
     }
     out.push_str(
         "<section><h2>Little to do, and changes</h2><p>One datagram each millisecond, which passes \
-         the load balancer on its way to the real server, and once more on its way back. Changes: the weight of one real server among 1,000 \
-         services of 20, by <code>xvsadm</code>, under full load; times include the program's start.</p>",
+         the load balancer on its way to the real server, and once more on its way back. Changes: \
+         the weight of one real server among 1,000 services of 20, by <code>xvsadm</code>, under full load; times include the program's start.</p>",
     );
     table(out, &["".to_owned(), "median (least to greatest)".to_owned()], rows);
     out.push_str("</section>");

@@ -143,11 +143,11 @@ impl Contender {
             Self::Swap => swap(site, "batch").map(Running::Program),
             Self::SwapRing => swap(site, "ring").map(Running::Program),
             Self::Xvsd(services) => {
-                let text = configuration(services, 1, load.room(), load.is_pinned());
+                let text = configuration(services, 1, load);
                 Balancer::start(&site.lb, site.folder.path(), &text).map(Running::Daemon)
             }
             Self::XvsdRaw => {
-                let text = configuration(1, 1, load.room(), load.is_pinned());
+                let text = configuration(1, 1, load);
                 let text = text.replace("[[interface]]\n", "[[interface]]\nmode = \"raw\"\n");
                 Balancer::start(&site.lb, site.folder.path(), &text).map(Running::Daemon)
             }
@@ -287,9 +287,10 @@ fn swap(site: &Site, transmit: &str) -> anyhow::Result<Process> {
 }
 
 /// xvsd's configuration: `services` services of `reals` real servers each, one of them the real
-/// one, on `flows` flows.
-pub(super) fn configuration(services: u32, reals: u32, flows: u32, pinned: bool) -> String {
-    let cpus = if pinned { format!("cpus = [{WORKER_CPU}]\n") } else { String::new() };
+/// one, for this load.
+pub(super) fn configuration(services: u32, reals: u32, load: Load) -> String {
+    let flows = load.room();
+    let cpus = if load.is_pinned() { format!("cpus = [{WORKER_CPU}]\n") } else { String::new() };
     let endpoints = (services * (reals + 1) * 2).max(64).next_power_of_two();
     let mut text = format!(
         "[daemon]\nworkers = 1\n{cpus}flows = {flows}\nendpoints = {endpoints}\n\
@@ -372,7 +373,7 @@ mod tests {
 
     #[test]
     fn the_configuration_is_one_that_xvsd_takes() {
-        let text = configuration(1000, 20, 1024, true);
+        let text = configuration(1000, 20, Load::Packets);
         let value: toml::Table = text.parse().unwrap();
         let services = value["service"].as_array().unwrap();
         assert_eq!(services.len(), 1002);

@@ -13,7 +13,7 @@ use serde::Serialize;
 use xvs_bench::lab::{Process, interrupt, process::run, web::Web};
 
 use super::{
-    contender::Contender,
+    contender::{Contender, Load},
     load::{Generator, Plan, Sink},
     site::{BULK_PORT, MACS, REAL, SENDERS, Site, VIP},
 };
@@ -74,26 +74,14 @@ impl Quantity {
 /// What one run of a contender gave.
 pub(super) type Readings = BTreeMap<Quantity, f64>;
 
-/// Packets of known flows.
-pub(super) fn packets(
+/// Packets, of known flows or each of a new one, that arrive behind a contender.
+pub(super) fn flood(
     contender: Contender,
     site: &Site,
     time: Duration,
+    load: Load,
 ) -> anyhow::Result<Readings> {
-    Ok(Readings::from([(Quantity::Mpps, flood(contender, site, time, false)? / 1e6)]))
-}
-
-/// Packets that open a flow each.
-pub(super) fn new_flows(
-    contender: Contender,
-    site: &Site,
-    time: Duration,
-) -> anyhow::Result<Readings> {
-    Ok(Readings::from([(Quantity::NewKps, flood(contender, site, time, true)? / 1e3)]))
-}
-
-/// Packets per second that arrive behind a contender.
-fn flood(contender: Contender, site: &Site, time: Duration, fresh: bool) -> anyhow::Result<f64> {
+    let fresh = load == Load::NewFlows;
     let sink = Sink::start(&site.real, "r0")?;
     let to = contender.target();
     let plan = Plan { fresh, flows: FLOWS, to, from: SENDERS, mac: MACS[1], first: 0 };
@@ -107,7 +95,9 @@ fn flood(contender: Contender, site: &Site, time: Duration, fresh: bool) -> anyh
     if arrived == 0 {
         bail!("no packet arrived");
     }
-    Ok(arrived as f64 / seconds)
+    let rate = arrived as f64 / seconds;
+    let reading = if fresh { (Quantity::NewKps, rate / 1e3) } else { (Quantity::Mpps, rate / 1e6) };
+    Ok(Readings::from([reading]))
 }
 
 /// HTTP by wrk.

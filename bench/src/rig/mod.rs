@@ -181,23 +181,25 @@ impl Rig {
 
 /// Measures one contender, each kind of load on a site of its own.
 fn one(part: Part, contender: Contender, time: Duration) -> anyhow::Result<Readings> {
-    let under = |load, measure: fn(Contender, &Site, Duration) -> anyhow::Result<Readings>| {
+    let under = |load, measure: &dyn Fn(&Site) -> anyhow::Result<Readings>| {
         interrupt::check()?;
         let site = Site::new()?;
         let running = contender.start(&site, load)?;
-        let readings = measure(contender, &site, time);
+        let readings = measure(&site);
         drop(running);
         readings.with_context(|| contender.name())
     };
+    let flood = |load| under(load, &|site| measure::flood(contender, site, time, load));
     match part {
-        Part::Packets if contender.opens_flows() => {
-            let mut readings = under(Load::Packets, measure::packets)?;
-            readings.extend(under(Load::NewFlows, measure::new_flows)?);
+        Part::Packets => {
+            let mut readings = flood(Load::Packets)?;
+            if contender.opens_flows() {
+                readings.extend(flood(Load::NewFlows)?);
+            }
             Ok(readings)
         }
-        Part::Packets => under(Load::Packets, measure::packets),
-        Part::Http => under(Load::Shared, measure::http),
-        Part::Bulk => under(Load::Shared, measure::bulk),
+        Part::Http => under(Load::Shared, &|site| measure::http(contender, site, time)),
+        Part::Bulk => under(Load::Shared, &|site| measure::bulk(contender, site, time)),
         Part::Light | Part::Change => Ok(Readings::new()),
     }
 }

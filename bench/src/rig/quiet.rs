@@ -127,7 +127,7 @@ pub(super) fn light(time: Duration) -> anyhow::Result<Light> {
 /// Something does not run.
 pub(super) fn change() -> anyhow::Result<Change> {
     let site = Site::new()?;
-    let text = configuration(SERVICES, REALS_MAX, 1 << 20, true);
+    let text = configuration(SERVICES, REALS_MAX, Load::Packets);
     let xvsd = Balancer::start(&site.lb, site.folder.path(), &text)?;
     let plan =
         Plan { fresh: false, flows: FLOWS, to: (VIP, PORT), from: SENDERS, mac: MACS[1], first: 0 };

@@ -255,13 +255,9 @@ struct Outcome {
 }
 
 impl Outcome {
-    /// Reads it off a packet; one for the host is handed over here.
-    fn of(packet: &Packet<'_>, host: &mut Option<HostPort>) -> Self {
-        let verdict = match packet.verdict {
-            Verdict::Host | Verdict::Tx(DeviceId::HOST) => for_host(packet, host),
-            verdict => verdict,
-        };
-        Self { verdict, start: packet.start(), length: packet.len() }
+    /// Reads it off a packet.
+    fn of(packet: &Packet<'_>) -> Self {
+        Self { verdict: packet.verdict, start: packet.start(), length: packet.len() }
     }
 }
 
@@ -298,12 +294,12 @@ impl Io for XskIo {
         let mut packets: ArrayVec<Packet<'_>, BURST> = lent.collect();
         let came: ArrayVec<usize, BURST> = packets.iter().map(Packet::len).collect();
         process(&mut packets);
-        if let Some(sender) = &mut self.sender {
-            for packet in &mut packets {
-                if matches!(packet.verdict, Verdict::Host | Verdict::Tx(DeviceId::HOST)) {
-                    packet.verdict = for_host(packet, &mut self.host);
-                }
+        for packet in &mut packets {
+            if matches!(packet.verdict, Verdict::Host | Verdict::Tx(DeviceId::HOST)) {
+                packet.verdict = for_host(packet, &mut self.host);
             }
+        }
+        if let Some(sender) = &mut self.sender {
             let suspicious = sender.carry_out(&mut packets);
             for (packet, &length) in packets.iter().zip(&came) {
                 settle(device, length, packet.verdict);
@@ -317,7 +313,7 @@ impl Io for XskIo {
             return Ok(came.len());
         }
         let outcomes: ArrayVec<Outcome, BURST> =
-            packets.drain(..).map(|packet| Outcome::of(&packet, &mut self.host)).collect();
+            packets.drain(..).map(|packet| Outcome::of(&packet)).collect();
         drop(packets);
         for ((frame, outcome), &length) in received.into_iter().zip(outcomes).zip(&came) {
             settle(device, length, self.carry_out(at, frame, outcome));
