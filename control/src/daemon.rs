@@ -21,6 +21,7 @@ use crate::{
     access::Access,
     adm::SystemNames,
     config::{Config, ConfigError, Desired},
+    cpus,
     devices::{Devices, Shared},
     engine::{
         Engine, EngineError, State,
@@ -246,8 +247,8 @@ struct Prepared {
 }
 
 fn prepare(config: &Config) -> Result<Prepared, DaemonError> {
-    let cpus = allowed_cpus();
-    let workers = workers(config, cpus.len())?;
+    let allowed = cpus::allowed();
+    let workers = workers(config, allowed.len())?;
     // Id 0 is never given out.
     let ids = config.daemon.endpoints as usize + 1;
     let endpoints = Arc::new(Endpoints::new(ids));
@@ -270,7 +271,8 @@ fn prepare(config: &Config) -> Result<Prepared, DaemonError> {
         answers_per_second: config.daemon.answers_per_second,
     };
     let devices = Devices::new(&config.interfaces, workers, shared)?;
-    let pins = pins(config, workers, &cpus);
+    let pins = cpus::pins(config.daemon.cpus.as_deref(), workers, &allowed);
+    cpus::keep_off(&pins, &allowed);
     let fleet = Fleet::new(Box::new(devices), stats.clone(), &pins);
     let director = Director::new(endpoints, stats.clone());
     Ok(Prepared { engine: Arc::new(Engine::new(director, stats, table)), fleet, resolve })
@@ -290,27 +292,6 @@ fn workers(config: &Config, cpus: usize) -> Result<usize, OpenError> {
         (false, Some(workers)) => workers.into(),
         (false, None) => fewest.min(cpus).max(1),
     })
-}
-
-/// The CPU of each worker: as asked for, else the first ones we may use if there is one for each.
-fn pins(config: &Config, workers: usize, allowed: &[u16]) -> Vec<Option<u16>> {
-    let pins = match &config.daemon.cpus {
-        Some(cpus) => cpus.as_slice(),
-        None if allowed.len() >= workers => allowed,
-        None => &[],
-    };
-    (0..workers).map(|worker| pins.get(worker).copied()).collect()
-}
-
-/// The CPUs that we may use.
-fn allowed_cpus() -> Vec<u16> {
-    let Ok(set) = rustix::thread::sched_getaffinity(None) else {
-        return Vec::new();
-    };
-    (0..u16::MAX)
-        .take_while(|cpu| usize::from(*cpu) < rustix::thread::CpuSet::MAX_CPU)
-        .filter(|cpu| set.is_set(usize::from(*cpu)))
-        .collect()
 }
 
 /// The first state: the journal's if there is one, over it the configuration if that is another

@@ -58,11 +58,12 @@ impl Estimator {
 
     /// Takes in the counters as they stand one [`PERIOD`] after the last step.
     pub const fn step(&mut self, now: &Counters) {
-        self.conns.step(now.conns.wrapping_sub(self.last.conns));
-        self.in_packets.step(now.in_packets.wrapping_sub(self.last.in_packets));
-        self.out_packets.step(now.out_packets.wrapping_sub(self.last.out_packets));
-        self.in_bytes.step(now.in_bytes.wrapping_sub(self.last.in_bytes));
-        self.out_bytes.step(now.out_bytes.wrapping_sub(self.last.out_bytes));
+        let counted = now.since(self.last);
+        self.conns.step(counted.conns);
+        self.in_packets.step(counted.in_packets);
+        self.out_packets.step(counted.out_packets);
+        self.in_bytes.step(counted.in_bytes);
+        self.out_bytes.step(counted.out_bytes);
         self.last = *now;
     }
 

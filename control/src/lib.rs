@@ -8,6 +8,7 @@ pub mod adm;
 pub mod arguments;
 pub mod config;
 pub mod convert;
+pub mod cpus;
 pub mod daemon;
 pub mod decode;
 pub mod devices;

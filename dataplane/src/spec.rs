@@ -168,6 +168,32 @@ pub struct Counters {
     pub out_bytes: u64,
 }
 
+impl Counters {
+    /// Field by field.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            conns: self.conns.wrapping_add(other.conns),
+            in_packets: self.in_packets.wrapping_add(other.in_packets),
+            out_packets: self.out_packets.wrapping_add(other.out_packets),
+            in_bytes: self.in_bytes.wrapping_add(other.in_bytes),
+            out_bytes: self.out_bytes.wrapping_add(other.out_bytes),
+        }
+    }
+
+    /// What was counted since they stood at `zero`.
+    #[must_use]
+    pub const fn since(self, zero: Self) -> Self {
+        Self {
+            conns: self.conns.wrapping_sub(zero.conns),
+            in_packets: self.in_packets.wrapping_sub(zero.in_packets),
+            out_packets: self.out_packets.wrapping_sub(zero.out_packets),
+            in_bytes: self.in_bytes.wrapping_sub(zero.in_bytes),
+            out_bytes: self.out_bytes.wrapping_sub(zero.out_bytes),
+        }
+    }
+}
+
 /// The estimator's five rates, per second, as `ipvsadm --rate` prints them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rates {

@@ -10,6 +10,7 @@
 
 mod capture;
 mod churn;
+mod cpus;
 mod crash;
 mod drain;
 mod health;

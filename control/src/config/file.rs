@@ -45,7 +45,7 @@ pub(super) struct Daemon {
     #[schemars(range(min = 1, max = 64))]
     pub(super) workers: Option<i64>,
     /// The CPU of each worker; none: not pinned. Unless given, the first ones that the daemon may
-    /// run on.
+    /// run on. All other threads keep to the CPUs that no worker has, if there are any.
     pub(super) cpus: Option<Vec<i64>>,
     /// Flows that fit. The table is allocated at the start and never grows. Unless given, 1048576.
     #[schemars(range(min = 1024, max = 268_435_456))]

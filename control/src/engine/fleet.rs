@@ -27,6 +27,7 @@ use dataplane::{
 };
 
 use super::report::{InterfaceReport, Report, WorkerReport};
+use crate::cpus;
 
 /// Snapshots that wait for a worker at most; more are merged, the newest wins.
 const WAITING: usize = 2;
@@ -282,7 +283,7 @@ impl Running {
         stats.work.generation.set(0);
         let orders = Orders { incoming, retired: retire, stop: Arc::clone(&stop) };
         let body = move || {
-            pin(cpu);
+            cpus::pin(cpu);
             match catch_unwind(AssertUnwindSafe(|| duty.run(orders))) {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(error)) => Err(format!("its devices failed: {error}")),
@@ -327,20 +328,6 @@ impl Running {
             Ok(Err(failure)) => Some(failure),
             Err(panic) => Some(format!("it panicked: {}", said(panic.as_ref()))),
         }
-    }
-}
-
-/// Pins the calling thread to a CPU. A worker that cannot be pinned works all the same.
-fn pin(cpu: Option<u16>) {
-    let Some(cpu) = cpu else {
-        return;
-    };
-    let mut cpus = rustix::thread::CpuSet::new();
-    if usize::from(cpu) < rustix::thread::CpuSet::MAX_CPU {
-        cpus.set(cpu.into());
-    }
-    if let Err(error) = rustix::thread::sched_setaffinity(None, &cpus) {
-        tracing::warn!("cannot pin a worker to CPU {cpu}: {error}");
     }
 }
 

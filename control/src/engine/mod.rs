@@ -30,7 +30,6 @@ use dataplane::{
             ServiceSpec,
         },
     },
-    endpoint::EndpointId,
     flow::FlowTable,
     pipeline::evict::Evictor,
     stats::Stats,
@@ -415,15 +414,15 @@ impl State {
         for service in self.director.services() {
             self.rates.restart(&service);
         }
-        self.zero = counted(&self.stats, self.director.capacity());
+        self.zero = self.director.counted_total();
         self.rates.restart_totals();
         Ok(())
     }
 
     /// Counters and rates of the whole box, since they were set to zero.
     pub fn totals(&self) -> (Counters, Rates) {
-        let now = counted(&self.stats, self.director.capacity());
-        (less(&now, &self.zero), self.rates.totals())
+        let now = self.director.counted_total();
+        (now.since(self.zero), self.rates.totals())
     }
 
     /// One [`crate::estimator::PERIOD`] is over. Without `run_estimation` rates stay as they are.
@@ -432,28 +431,6 @@ impl State {
             return;
         }
         let (totals, _) = self.totals();
-        self.rates.step(&self.director.services(), &totals);
-    }
-}
-
-/// What all real servers together have counted since the start, also those that are gone.
-fn counted(stats: &Stats, endpoints: usize) -> Counters {
-    let ids = 1..=u32::try_from(endpoints).unwrap_or(u32::MAX);
-    ids.map(|id| stats.endpoint(EndpointId(id))).fold(Counters::default(), |sum, each| Counters {
-        conns: sum.conns.wrapping_add(each.conns),
-        in_packets: sum.in_packets.wrapping_add(each.in_packets),
-        out_packets: sum.out_packets.wrapping_add(each.out_packets),
-        in_bytes: sum.in_bytes.wrapping_add(each.in_bytes),
-        out_bytes: sum.out_bytes.wrapping_add(each.out_bytes),
-    })
-}
-
-const fn less(now: &Counters, zero: &Counters) -> Counters {
-    Counters {
-        conns: now.conns.wrapping_sub(zero.conns),
-        in_packets: now.in_packets.wrapping_sub(zero.in_packets),
-        out_packets: now.out_packets.wrapping_sub(zero.out_packets),
-        in_bytes: now.in_bytes.wrapping_sub(zero.in_bytes),
-        out_bytes: now.out_bytes.wrapping_sub(zero.out_bytes),
+        self.rates.step(&self.director, &totals);
     }
 }

@@ -105,6 +105,8 @@ pub struct Director {
     locals: LocalTable,
     /// Endpoint ids that nothing names; the last is given out next.
     free: Vec<EndpointId>,
+    /// The greatest endpoint id ever given out; 0 before the first.
+    greatest: u32,
     /// Shared with the workers.
     endpoints: Arc<Endpoints>,
     /// Where the workers count.
@@ -140,6 +142,7 @@ impl Director {
             retired: Retired::default(),
             locals: LocalTable::default(),
             free: (1..ids).rev().map(EndpointId).collect(),
+            greatest: 0,
             endpoints,
             stats,
             paths: Vec::new(),
@@ -206,12 +209,20 @@ impl Director {
     /// Takes an endpoint id that nothing names.
     fn allocate(&mut self, what: &'static str) -> Result<EndpointId, DirectorError> {
         let limit = self.capacity();
-        self.free.pop().ok_or(DirectorError::Full { what, limit })
+        let id = self.free.pop().ok_or(DirectorError::Full { what, limit })?;
+        self.greatest = self.greatest.max(id.0);
+        Ok(id)
     }
 
-    /// A real server's counters, from the start of the process.
-    fn counted(&self, id: EndpointId) -> Counters {
+    /// What an endpoint's real server counted over all workers, from the start of the process.
+    pub fn counted(&self, id: EndpointId) -> Counters {
         self.stats.endpoint(id)
+    }
+
+    /// What all real servers together have counted since the start, also those that are gone.
+    pub fn counted_total(&self) -> Counters {
+        let ids = (1..=self.greatest).map(EndpointId);
+        ids.fold(Counters::default(), |sum, id| sum.plus(self.counted(id)))
     }
 
     /// Replaces what is known about the network; every path is looked up anew.
@@ -264,28 +275,6 @@ impl Director {
             lower: spec.lower,
             tunnel: spec.tunnel.word(),
         });
-    }
-}
-
-/// Field by field, for counters that only grow.
-fn less(a: Counters, b: Counters) -> Counters {
-    Counters {
-        conns: a.conns.wrapping_sub(b.conns),
-        in_packets: a.in_packets.wrapping_sub(b.in_packets),
-        out_packets: a.out_packets.wrapping_sub(b.out_packets),
-        in_bytes: a.in_bytes.wrapping_sub(b.in_bytes),
-        out_bytes: a.out_bytes.wrapping_sub(b.out_bytes),
-    }
-}
-
-/// Field by field.
-fn plus(a: Counters, b: Counters) -> Counters {
-    Counters {
-        conns: a.conns.wrapping_add(b.conns),
-        in_packets: a.in_packets.wrapping_add(b.in_packets),
-        out_packets: a.out_packets.wrapping_add(b.out_packets),
-        in_bytes: a.in_bytes.wrapping_add(b.in_bytes),
-        out_bytes: a.out_bytes.wrapping_add(b.out_bytes),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{
-    Director, RealEntry, check, less, plus,
+    Director, RealEntry, check,
     spec::{ClientAddress, DirectorError, Hold, RealSpec, ServiceKey, Share, seen_weight},
 };
 use crate::{
@@ -219,9 +219,9 @@ impl Director {
         let real = entry.reals.remove(place);
         let before = entry.present_before(place);
         entry.rebuild(Change::Removed { id: real.id, before });
-        let counted = less(self.counted(real.id), real.joined);
+        let counted = self.counted(real.id).since(real.joined);
         let entry = &mut self.services[at];
-        entry.carried = plus(entry.carried, counted);
+        entry.carried = entry.carried.plus(counted);
         let port = self.endpoints.get(real.id).port();
         self.describe(real.id, protocol(&key), &RealSpec { port, ..real.spec }, 0);
         self.discard_real(key, &real);

@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use super::{
-    CALLS_MAX, Director, ServiceEntry, check, less, plus,
+    CALLS_MAX, Director, ServiceEntry, check,
     spec::{
         Counters, DirectorError, Rates, RealInfo, RealSpec, ServiceInfo, ServiceKey, ServiceSpec,
         seen_weight,
@@ -60,7 +60,7 @@ impl ServiceEntry {
     pub(super) fn counters(&self, director: &Director) -> Counters {
         self.reals
             .iter()
-            .fold(self.carried, |sum, real| plus(sum, less(director.counted(real.id), real.joined)))
+            .fold(self.carried, |sum, real| sum.plus(director.counted(real.id).since(real.joined)))
     }
 }
 
@@ -232,6 +232,22 @@ impl Director {
         self.services.iter().map(|entry| self.service_info(entry)).collect()
     }
 
+    /// Shows the counters of each service, then of its real servers, as listings have them: without
+    /// a listing's cost. A real server goes by its address, port and endpoint.
+    pub fn each_counters(
+        &self,
+        mut see: impl FnMut(&ServiceKey, Option<(Addr, u16, EndpointId)>, Counters),
+    ) {
+        for entry in &self.services {
+            let key = &entry.spec.key;
+            see(key, None, entry.counters(self));
+            for real in &entry.reals {
+                let name = (real.spec.addr, real.spec.port, real.id);
+                see(key, Some(name), self.counted(real.id).since(real.zero));
+            }
+        }
+    }
+
     /// One service.
     ///
     /// # Errors
@@ -253,7 +269,7 @@ impl Director {
                 active: load.active.load(Relaxed),
                 inactive: load.inactive.load(Relaxed),
                 persistent: load.persistent.load(Relaxed),
-                counters: less(self.counted(real.id), real.zero),
+                counters: self.counted(real.id).since(real.zero),
                 rates: Rates::default(),
             }
         };

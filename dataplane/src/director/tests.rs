@@ -8,7 +8,7 @@ use std::{
 use super::*;
 use crate::{
     clock::Tick,
-    director::spec::TunnelSpec,
+    director::spec::{RealInfo, TunnelSpec},
     endpoint::{AVAILABLE, Bound, Method, SHUNNED},
     sched::SchedFlags,
     steering::rules::Target,
@@ -245,4 +245,40 @@ fn who_stands_in_is_no_part_of_what_is_asked_for_until_it_is_added() {
     assert_eq!(standing(&director), [(addr("10.2.0.99"), false), (addr("10.2.0.11"), false)]);
     assert_eq!(director.desired(), wanted);
     assert_eq!(director.add_real(&key(80), &real(99, 7)), Err(DirectorError::RealExists));
+}
+
+#[test]
+fn counters_are_the_same_one_by_one_as_in_a_listing_and_the_total_keeps_what_is_gone() {
+    let mut director = director();
+    for port in [80, 81] {
+        director.add_service(&service(port, "rr")).unwrap();
+        for last in [11, 12] {
+            director.add_real(&key(port), &real(last, 1)).unwrap();
+        }
+    }
+    let ids: Vec<_> = director.real_endpoints().map(|(id, _)| id).collect();
+    for (packets, &id) in (1u64..).zip(&ids) {
+        let counted = director.stats.worker(0).endpoint(id);
+        (0..packets).for_each(|_| counted.count_in(100));
+    }
+    director.zero(Some(&key(81))).unwrap();
+    director.stats.worker(0).endpoint(ids[3]).count_out(50);
+    let mut seen = Vec::new();
+    director.each_counters(|&key, real, counters| {
+        seen.push((key, real.map(|(addr, port, _)| (addr, port)), counters));
+    });
+    let listed: Vec<_> = director
+        .services()
+        .iter()
+        .flat_map(|service| {
+            let key = service.spec.key;
+            let real = move |r: &RealInfo| (key, Some((r.spec.addr, r.spec.port)), r.counters);
+            std::iter::once((key, None, service.counters)).chain(service.reals.iter().map(real))
+        })
+        .collect();
+    assert_eq!(seen, listed);
+    assert_eq!(seen.len(), 6);
+    director.delete_service(&key(80)).unwrap();
+    let total = director.counted_total();
+    assert_eq!((total.in_packets, total.in_bytes, total.out_packets), (10, 1000, 1));
 }
