@@ -72,6 +72,9 @@ pub struct DeviceStats {
     pub originated: Counter,
     /// Packets of ours that found no room.
     pub originated_lost: Counter,
+    /// Packets that the kernel dropped before the worker saw them, as it was too slow; not among those
+    /// received.
+    pub missed: Counter,
 }
 
 impl Default for DeviceStats {
@@ -85,6 +88,7 @@ impl Default for DeviceStats {
             dropped: std::array::from_fn(|_| Counter::default()),
             originated: Counter::default(),
             originated_lost: Counter::default(),
+            missed: Counter::default(),
         }
     }
 }

@@ -34,8 +34,8 @@ const SWEEP_SLOTS: usize = 4096;
 /// How long an idle worker sleeps at most: flows expire and a stop is seen this late.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
 
-/// Nanoseconds between two looks at packets that wait for a next hop.
-const PARKED_NANOS: u64 = 100_000_000;
+/// Nanoseconds between two looks at packets that wait for a next hop, and at what the kernel dropped.
+const LOOK_NANOS: u64 = 100_000_000;
 
 /// The worker's end of what it exchanges with control.
 #[derive(Debug)]
@@ -67,8 +67,8 @@ pub struct Worker<I, C> {
     busy_at: u64,
     /// How long ago that was when the last turn ended.
     idle_nanos: u64,
-    /// When the packets that wait for a next hop were last looked at.
-    parked_at: u64,
+    /// When the last of those looks was.
+    looked_at: u64,
     /// Whether this second's sweep of the flow table is done: no sleep before, or flows would
     /// expire late by as many sleeps as the table has shares.
     swept: bool,
@@ -89,7 +89,7 @@ impl<I: Io, C: Clock> Worker<I, C> {
             spin_nanos,
             busy_at,
             idle_nanos: 0,
-            parked_at: busy_at,
+            looked_at: busy_at,
             swept: false,
         }
     }
@@ -140,9 +140,11 @@ impl<I: Io, C: Clock> Worker<I, C> {
         io.flush()?;
         self.swept = self.pipeline.housekeep(now, SWEEP_SLOTS);
         let ended = self.clock.nanos();
-        if ended.saturating_sub(self.parked_at) >= PARKED_NANOS {
-            self.parked_at = ended;
+        if ended.saturating_sub(self.looked_at) >= LOOK_NANOS {
+            self.looked_at = ended;
             self.pipeline.give_up_parked(now);
+            let Self { io, stats, .. } = self;
+            io.missed(|device, packets| stats.device(device).missed.add(packets))?;
         }
         if received > 0 {
             self.busy_at = began;

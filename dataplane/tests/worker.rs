@@ -27,6 +27,8 @@ use xvs_dataplane::{
 /// Devices on which nothing comes; the first sleep stops the worker.
 struct Quiet {
     stop: Arc<AtomicBool>,
+    /// How often it was asked what it missed.
+    looks: u64,
 }
 
 impl Io for Quiet {
@@ -47,6 +49,12 @@ impl Io for Quiet {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn missed(&mut self, mut tell: impl FnMut(DeviceId, u64)) -> io::Result<()> {
+        self.looks += 1;
+        tell(DeviceId(1), 10 * self.looks);
         Ok(())
     }
 
@@ -86,7 +94,7 @@ fn quiet_by<C: Clock>(
     let stop = Arc::new(AtomicBool::new(false));
     let (retired, _) = crossbeam_channel::bounded(1);
     let link = WorkerLink { incoming, retired, stop: Arc::clone(&stop) };
-    let worker = Worker::new(Quiet { stop }, clock, pipeline, link, Duration::ZERO);
+    let worker = Worker::new(Quiet { stop, looks: 0 }, clock, pipeline, link, Duration::ZERO);
     (worker, table, endpoints, stats)
 }
 
@@ -96,6 +104,24 @@ fn an_idle_worker_sleeps_only_after_it_swept_the_whole_table() {
     worker.run().unwrap();
     let turns = stats.worker(0).work.turns.get();
     assert!(turns > 100_000 / 4096, "slept after {turns} turns");
+}
+
+#[test]
+fn what_the_kernel_dropped_is_asked_for_ten_times_a_second_and_added_up() {
+    let (mut worker, _, _, stats) = quiet(10);
+    let missed = |device| stats.worker(0).device(DeviceId(device)).missed.get();
+    for tenth in 1..=3 {
+        for _ in 0..1000 {
+            worker.turn().unwrap();
+        }
+        worker.clock().advance_nanos(99_000_000);
+        worker.turn().unwrap();
+        assert_eq!(missed(1), 5 * tenth * (tenth - 1));
+        worker.clock().advance_nanos(1_000_000);
+        worker.turn().unwrap();
+        assert_eq!(missed(1), 5 * tenth * (tenth + 1));
+    }
+    assert_eq!(missed(0), 0);
 }
 
 #[test]

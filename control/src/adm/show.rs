@@ -60,11 +60,16 @@ pub(super) fn statistics(statistics: &v1::GetStatisticsResponse) -> String {
         &[rates.flows, rates.in_packets, rates.out_packets, rates.in_bytes, rates.out_bytes],
     ));
     out.push('\n');
-    out.push_str(&row("Interface", &["Received", "Forwarded", "Host", "Consumed", "Dropped"]));
+    let counts = ["Received", "Forwarded", "Host", "Consumed", "Dropped", "Missed"];
+    out.push_str(&row("Interface", &counts));
     for device in &statistics.devices {
-        let counts =
-            [device.received, device.transmitted, device.host, device.consumed, device.dropped];
+        let v1::DeviceStatistics { received, transmitted, host, consumed, dropped, missed, .. } =
+            *device;
+        let counts = [received, transmitted, host, consumed, dropped, missed];
         out.push_str(&row(&device.interface, &counts));
+    }
+    if statistics.devices.iter().any(|device| device.missed > 0) {
+        out.push_str("Missed: dropped by the kernel, as a worker was too slow\n");
     }
     if !statistics.drops.is_empty() {
         out.push_str("\nDropped because of\n");

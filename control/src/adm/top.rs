@@ -265,6 +265,12 @@ fn drops(last: &Look, now: &Look, out: &mut Vec<String>) {
     if !line.is_empty() {
         out.push(format!("drops{line}"));
     }
+    let missed = |look: &Look| look.statistics.devices.iter().map(|device| device.missed).sum();
+    let (before, missed): (u64, u64) = (missed(last), missed(now));
+    if missed > 0 {
+        let rate = short(per_second(missed.saturating_sub(before), seconds));
+        out.push(format!("missed, as workers are too slow  {rate}/s ({})", short(missed)));
+    }
 }
 
 #[expect(

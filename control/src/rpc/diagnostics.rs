@@ -118,6 +118,7 @@ fn devices(report: &Report, workers: &[Arc<WorkerStats>]) -> Vec<v1::DeviceStati
             host: sum(|device| device.host.get()),
             consumed: sum(|device| device.consumed.get()),
             dropped: sum(DeviceStats::dropped_total),
+            missed: sum(|device| device.missed.get()),
         }
     };
     report.interfaces.iter().enumerate().map(device).collect()

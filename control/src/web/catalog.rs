@@ -241,6 +241,12 @@ pub(super) const METRICS: &[Metric] = &[
             }
         }
     }),
+    counter(
+        "xvs_missed_packets",
+        "Packets dropped by the kernel, as a worker was too slow; not among those received",
+        INTERFACE,
+        |view, out| devices(view, out, |device| device.missed.get()),
+    ),
     counter("xvs_originated_packets", "Packets of the box's own sent", INTERFACE, |view, out| {
         devices(view, out, |device| device.originated.get());
     }),

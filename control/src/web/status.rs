@@ -141,6 +141,7 @@ fn interfaces(view: &View) -> Vec<Value> {
             "host": sum(|device| device.host.get()),
             "consumed": sum(|device| device.consumed.get()),
             "dropped": sum(DeviceStats::dropped_total),
+            "missed": sum(|device| device.missed.get()),
         })
     };
     view.report.interfaces.iter().enumerate().map(interface).collect()

@@ -66,6 +66,16 @@ pub trait Io {
     /// The device is gone.
     fn flush(&mut self) -> io::Result<()>;
 
+    /// Tells for each device how many packets the kernel dropped since this was asked last, before the
+    /// worker saw them: it was too slow. Asks the kernel, so it is not for every burst.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, which has no reason for one while the device is there.
+    fn missed(&mut self, _tell: impl FnMut(DeviceId, u64)) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Sleeps until a packet may have come, the worker's wake-up was rung, or `timeout` is over.
     ///
     /// # Errors

@@ -78,8 +78,6 @@ pub struct RawIo {
     sockets: Vec<OwnedFd>,
     /// Which interfaces went down and have not received since.
     down: Vec<bool>,
-    /// Frames that the kernel had dropped when it was asked last.
-    dropped: u64,
     /// Whose turn it is.
     turn: usize,
     batch: Batch,
@@ -133,7 +131,6 @@ impl RawIo {
         Ok(Self {
             down: vec![false; sockets.len()],
             sockets,
-            dropped: 0,
             turn: 0,
             batch: Batch::new(),
             pieces: vec![0; BURST * SLOT],
@@ -147,19 +144,6 @@ impl RawIo {
     /// Ends a [`Io::wait`] of this worker, from any thread.
     pub fn waker(&self) -> Arc<Waker> {
         Arc::clone(&self.waker)
-    }
-
-    /// Frames that the kernel dropped at these sockets since they were opened, because the worker
-    /// was too slow.
-    ///
-    /// # Errors
-    ///
-    /// The kernel's, which has no reason for one.
-    pub fn kernel_drops(&mut self) -> io::Result<u64> {
-        for socket in &self.sockets {
-            self.dropped += u64::from(sys::dropped(socket)?);
-        }
-        Ok(self.dropped)
     }
 }
 
@@ -199,6 +183,13 @@ impl Io for RawIo {
     /// A frame that the kernel refuses at this point is lost as on the wire.
     fn flush(&mut self) -> io::Result<()> {
         self.sender.flush();
+        Ok(())
+    }
+
+    fn missed(&mut self, mut tell: impl FnMut(DeviceId, u64)) -> io::Result<()> {
+        for (slot, socket) in (0..).zip(&self.sockets) {
+            tell(DeviceId(slot), sys::dropped(socket)?.into());
+        }
         Ok(())
     }
 

@@ -97,6 +97,14 @@ fn a_flood_with_every_verdict_loses_no_frame() {
     println!("{taken} flooded, {seen:?}, {census:?}, {drops:?}");
     let redirected = setup.steering.counters().unwrap().redirected;
     assert_eq!(redirected, received + drops.ring_full + drops.dropped);
+    let mut missed = [0; 2];
+    let mut look = || {
+        let at = |device: DeviceId| usize::from(device.0);
+        worker.missed(|device, packets| missed[at(device)] += packets).unwrap();
+        missed
+    };
+    assert_eq!(look(), [redirected - received, 0]);
+    assert_eq!(look(), [redirected - received, 0], "asked again it tells what came since");
     assert_whole(io);
     drop(sender);
 

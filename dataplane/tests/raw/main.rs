@@ -178,17 +178,25 @@ fn workers_share_an_interface_and_each_flow_has_one() {
 fn what_a_slow_worker_misses_is_counted() {
     let Some(rig) = Rig::new() else { return };
     let (mut peer, mut io) = (rig.peer(), rig.open(1).remove(0));
-    assert_eq!(io.kernel_drops().unwrap(), 0);
+    let mut missed = [0; 2];
+    let mut look = |io: &mut RawIo| {
+        let at = |device: DeviceId| usize::from(device.0);
+        io.missed(|device, packets| missed[at(device)] += packets).unwrap();
+        let [first, second] = missed;
+        assert_eq!(second, 0);
+        first
+    };
+    assert_eq!(look(&mut io), 0);
     let frame = datagram(LEFT, 1, &[0; 1400]);
     let mut sent = 0;
     // More than any receive buffer that the kernel grants holds.
-    while sent < 100_000 && io.kernel_drops().unwrap() == 0 {
+    while sent < 100_000 && look(&mut io) == 0 {
         for _ in 0..1000 {
             sent += u64::from(peer.send(FIRST, &frame));
         }
     }
     peer.flush().unwrap();
-    let dropped = io.kernel_drops().unwrap();
+    let dropped = look(&mut io);
     assert!(dropped > 0, "{sent} frames fit");
     let mut received = 0;
     loop {

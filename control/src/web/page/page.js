@@ -213,7 +213,7 @@ function interfaces(state) {
     const last = before?.state.interfaces[place];
     const seconds = before ? (state.at - before.state.at) / 1000 : 1;
     const rate = (key) => (last ? Math.max(0, each[key] - last[key]) / seconds : 0);
-    return cells(each.name, [...new Set(each.queues)].join(", "), rate("received"), rate("transmitted"), rate("host"), rate("dropped"));
+    return cells(each.name, [...new Set(each.queues)].join(", "), rate("received"), rate("transmitted"), rate("host"), rate("dropped"), rate("missed"));
   }));
 }
 

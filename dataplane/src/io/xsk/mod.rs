@@ -367,6 +367,13 @@ impl Io for XskIo {
         Ok(())
     }
 
+    fn missed(&mut self, mut tell: impl FnMut(DeviceId, u64)) -> io::Result<()> {
+        for queue in &mut self.queues {
+            tell(queue.device, queue.missed()?);
+        }
+        Ok(())
+    }
+
     fn wait(&mut self, timeout: Duration) -> io::Result<()> {
         self.flush()?;
         if self.queues.iter_mut().any(Queue::is_ready) {

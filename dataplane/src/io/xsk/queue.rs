@@ -77,6 +77,8 @@ pub(super) struct Queue {
     /// Frames one kick sends.
     budget: u32,
     busy_poll: bool,
+    /// Packets that the kernel had dropped when it was asked last.
+    missed: u64,
     /// Where the rings write to.
     scratch: [FrameDesc; BURST],
 }
@@ -123,6 +125,7 @@ impl Queue {
             kick: false,
             budget: DEFAULT_BUDGET,
             busy_poll: binding.busy_poll.is_some(),
+            missed: 0,
             scratch: [FrameDesc::default(); BURST],
         };
         if queue.set(libc::SOL_XDP, TX_BUDGET, binding.ring).is_ok() {
@@ -147,6 +150,14 @@ impl Queue {
     pub(super) fn kernel_drops(&self) -> io::Result<[u64; 3]> {
         let seen = self.rx.fd().xdp_statistics()?;
         Ok([seen.rx_ring_full(), seen.rx_fill_ring_empty_descs(), seen.rx_dropped()])
+    }
+
+    /// Packets that the kernel dropped since this was asked last: for lack of a place in the ring, or
+    /// at the socket. With zero-copy, what the driver drops for lack of frames is in its own counts.
+    pub(super) fn missed(&mut self) -> io::Result<u64> {
+        let [ring_full, _, dropped] = self.kernel_drops()?;
+        let before = std::mem::replace(&mut self.missed, ring_full + dropped);
+        Ok(self.missed.saturating_sub(before))
     }
 
     /// Frames that the kernel has to receive into, and to send.
