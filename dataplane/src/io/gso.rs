@@ -19,6 +19,12 @@ use crate::{
 /// Octets of a `struct virtio_net_hdr`.
 pub(crate) const HEADER: usize = 10;
 
+/// Offset of the checksum in a header of TCP.
+const TCP_FIELD: u16 = 16;
+
+/// The same of UDP, where 0 means that there is none.
+const UDP_FIELD: u16 = 6;
+
 /// `VIRTIO_NET_HDR_F_NEEDS_CSUM`.
 pub(crate) const NEEDS_CSUM: u8 = 1;
 
@@ -63,9 +69,8 @@ pub(crate) fn finish_checksum(frame: &mut [u8], (start, field): (u16, u16)) {
     if at + 2 > frame.len() {
         return;
     }
-    // 0 would mean "no checksum" to UDP; for others 0xffff is the same number.
-    let checksum = Sum::of(&frame[start..]).udp_checksum();
-    put(frame, at, checksum);
+    let sum = Sum::of(&frame[start..]);
+    put(frame, at, if field == UDP_FIELD { sum.udp_checksum() } else { sum.checksum() });
 }
 
 /// How a super-segment is cut.
@@ -142,16 +147,15 @@ impl Segments {
 
         let field = if self.protocol == protocol::TCP {
             self.emit_tcp(index, out);
-            self.l4 + 16
+            TCP_FIELD
         } else {
             put(out, self.l4 + 4, low16(length - self.l4));
-            self.l4 + 6
+            UDP_FIELD
         };
-        put(out, field, 0);
         let transport = u32::from(low16(length - self.l4));
         let pseudo = checksum::pseudo(self.source, self.destination, self.protocol, transport);
-        let checksum = pseudo.plus(Sum::of(&out[self.l4..])).udp_checksum();
-        put(out, field, checksum);
+        put(out, self.l4 + usize::from(field), pseudo.fold());
+        finish_checksum(out, (low16(self.l4), field));
         length
     }
 
@@ -369,6 +373,27 @@ mod tests {
             if let Some(place) = offload.checksum {
                 finish_checksum(&mut frame, place);
             }
+        }
+    }
+
+    /// UDP says 0xffff for it, TCP 0, in pieces and in what is whole.
+    #[test]
+    fn a_checksum_of_zero_is_written_as_its_protocol_writes_it() {
+        for (v6, tcp) in [(false, false), (false, true), (true, false), (true, true)] {
+            let mut payload = [7; 800];
+            let finished = |payload: &[u8]| {
+                let (mut frame, offload) = super_segment(v6, tcp, payload, false);
+                let mut piece = vec![0; frame.len()];
+                Segments::new(&frame, offload).unwrap().emit(&frame, 0, &mut piece);
+                let (start, field) = offload.checksum.unwrap();
+                finish_checksum(&mut frame, (start, field));
+                assert_eq!(piece, frame);
+                judged(&frame);
+                word(&frame, usize::from(start + field))
+            };
+            let (was, new) = (finished(&payload), Sum::of(&payload[..2]));
+            payload[..2].copy_from_slice(&new.word(was).fold().to_be_bytes());
+            assert_eq!(finished(&payload), if tcp { 0 } else { 0xffff });
         }
     }
 
