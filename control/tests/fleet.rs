@@ -20,7 +20,6 @@ use dataplane::{
     },
     endpoint::Endpoints,
     flow::{FlowTable, HashKey, Pages, TableConfig},
-    sched::SchedFlags,
     stats::{Stats, WorkerStats},
     steering::{
         SteeringError,
@@ -183,16 +182,10 @@ impl Rig {
 }
 
 fn spec(port: u16) -> ServiceSpec {
-    ServiceSpec {
-        key: ServiceKey::Address { protocol: 6, addr: dataplane::addr::Addr::v4(1), port },
-        scheduler: "rr".to_owned(),
-        flags: SchedFlags::default(),
-        persistence_s: None,
-        netmask: u32::MAX,
-        one_packet: false,
-        engine: None,
-        client_address: Default::default(),
-    }
+    ServiceSpec::new(
+        ServiceKey::Address { protocol: 6, addr: dataplane::addr::Addr::v4(1), port },
+        "rr",
+    )
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

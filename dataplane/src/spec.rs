@@ -79,6 +79,23 @@ pub struct ServiceSpec {
     pub client_address: ClientAddress,
 }
 
+impl ServiceSpec {
+    /// A service for which nothing else is asked.
+    #[must_use]
+    pub fn new(key: ServiceKey, scheduler: &str) -> Self {
+        Self {
+            key,
+            scheduler: scheduler.to_owned(),
+            flags: SchedFlags::default(),
+            persistence_s: None,
+            netmask: if key.family() == Family::V4 { u32::MAX } else { 128 },
+            one_packet: false,
+            engine: None,
+            client_address: ClientAddress::Hidden,
+        }
+    }
+}
+
 /// How full NAT tells its real servers the client's address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ClientAddress {

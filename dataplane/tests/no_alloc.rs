@@ -25,7 +25,7 @@ use xvs_dataplane::{
     flow::{FlowTable, HashKey, Pages, TableConfig},
     packet::{HEADROOM, Packet},
     pipeline::{Parts, Pipeline},
-    sched::{SchedFlags, Scheduler},
+    sched::Scheduler,
     stats::Stats,
     verdict::{DeviceId, DropReason, Verdict},
 };
@@ -67,14 +67,10 @@ fn pipeline(services: &[(u8, u16, Method, &str)]) -> Pipeline {
         let calls = port == 5060;
         director
             .add_service(&ServiceSpec {
-                key,
-                scheduler: scheduler.to_owned(),
-                flags: SchedFlags::default(),
                 persistence_s: calls.then_some(60),
-                netmask: u32::MAX,
                 one_packet: calls,
                 engine: calls.then(|| "sip".to_owned()),
-                client_address: Default::default(),
+                ..ServiceSpec::new(key, scheduler)
             })
             .unwrap();
         for real in ["10.2.0.11", "10.2.0.12"] {

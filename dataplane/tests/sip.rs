@@ -18,7 +18,6 @@ use xvs_dataplane::{
     clock::{Clock as _, TICKS_PER_SECOND},
     director::spec::{DirectorError, FlowInfo, RealSpec, ServiceKey, ServiceSpec, TunnelSpec},
     endpoint::Method,
-    sched::SchedFlags,
     verdict::{DeviceId, DropReason},
 };
 
@@ -31,14 +30,10 @@ const KEY: ServiceKey = ServiceKey::Address {
 
 fn service(one_packet: bool, persistence_s: Option<u32>) -> ServiceSpec {
     ServiceSpec {
-        key: KEY,
-        scheduler: "rr".to_owned(),
-        flags: SchedFlags::default(),
         persistence_s,
-        netmask: u32::MAX,
         one_packet,
         engine: Some("sip".to_owned()),
-        client_address: Default::default(),
+        ..ServiceSpec::new(KEY, "rr")
     }
 }
 

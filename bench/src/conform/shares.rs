@@ -108,7 +108,6 @@ mod tests {
             Counters, Rates, RealInfo, RealSpec, ServiceKey, ServiceSpec, TunnelSpec,
         },
         endpoint::Method,
-        sched::SchedFlags,
     };
 
     use super::*;
@@ -138,16 +137,7 @@ mod tests {
             rates: Rates::default(),
         };
         let key = ServiceKey::Address { protocol: 6, addr: addr(1).into(), port: 80 };
-        let spec = ServiceSpec {
-            key,
-            scheduler: "twos".to_owned(),
-            flags: SchedFlags::default(),
-            persistence_s: None,
-            netmask: u32::MAX,
-            one_packet: false,
-            engine: None,
-            client_address: Default::default(),
-        };
+        let spec = ServiceSpec::new(key, "twos");
         let reals = (11..).zip(weights).map(real).collect();
         [ServiceInfo { spec, counters: Counters::default(), rates: Rates::default(), reals }]
     }

@@ -18,7 +18,6 @@ use dataplane::{
     },
     endpoint::Method,
     rng::Rng,
-    sched::SchedFlags,
     verdict::DeviceId,
     wire::{
         checksum::{self, Sum},
@@ -94,16 +93,7 @@ impl Traffic {
         let gue_port = if self.method == Method::Gue { GUE_PORT } else { 0 };
         for (protocol, port) in [(protocol::TCP, TCP_PORT), (protocol::UDP, UDP_PORT)] {
             let key = ServiceKey::Address { protocol, addr: self.vip(), port };
-            let service = ServiceSpec {
-                key,
-                scheduler: scheduler.to_owned(),
-                flags: SchedFlags::default(),
-                persistence_s: None,
-                netmask: if self.family == Family::V4 { u32::MAX } else { 128 },
-                one_packet: false,
-                engine: None,
-                client_address: Default::default(),
-            };
+            let service = ServiceSpec::new(key, scheduler);
             director.add_service(&service).context("the service")?;
             for number in 0..REALS {
                 let real = RealSpec {

@@ -14,7 +14,6 @@ use dataplane::{
     director::spec::{RealSpec, ServiceKey, ServiceSpec, TunnelSpec},
     endpoint::Method,
     flow::FlowKey,
-    sched::SchedFlags,
     wire::{
         frame::{Kind, Parsed, parse},
         protocol,
@@ -83,16 +82,7 @@ impl Census {
         scheduler: &str,
     ) -> Vec<(ServiceSpec, Vec<RealSpec>)> {
         let service = |((protocol, addr, port), _)| {
-            let spec = ServiceSpec {
-                key: ServiceKey::Address { protocol, addr, port },
-                scheduler: scheduler.to_owned(),
-                flags: SchedFlags::default(),
-                persistence_s: None,
-                netmask: if addr.is_v4() { u32::MAX } else { 128 },
-                one_packet: false,
-                engine: None,
-                client_address: Default::default(),
-            };
+            let spec = ServiceSpec::new(ServiceKey::Address { protocol, addr, port }, scheduler);
             let real = |number| RealSpec {
                 addr: real(addr.family(), number),
                 port,

@@ -191,20 +191,14 @@ mod tests {
     use super::*;
 
     fn service(port: u16) -> ServiceSpec {
-        ServiceSpec {
-            key: ServiceKey::Address {
+        ServiceSpec::new(
+            ServiceKey::Address {
                 protocol: 6,
                 addr: std::net::IpAddr::from([192, 0, 2, 10]).into(),
                 port,
             },
-            scheduler: "rr".to_owned(),
-            flags: Default::default(),
-            persistence_s: None,
-            netmask: u32::MAX,
-            one_packet: false,
-            engine: None,
-            client_address: Default::default(),
-        }
+            "rr",
+        )
     }
 
     fn real(last: u16) -> RealSpec {

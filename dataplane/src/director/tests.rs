@@ -10,7 +10,6 @@ use crate::{
     clock::Tick,
     director::spec::{RealInfo, TunnelSpec},
     endpoint::{AVAILABLE, Bound, Method, SHUNNED},
-    sched::SchedFlags,
     steering::rules::Target,
 };
 
@@ -23,16 +22,7 @@ fn key(port: u16) -> ServiceKey {
 }
 
 fn service(port: u16, scheduler: &str) -> ServiceSpec {
-    ServiceSpec {
-        key: key(port),
-        scheduler: scheduler.to_owned(),
-        flags: SchedFlags::default(),
-        persistence_s: None,
-        netmask: u32::MAX,
-        one_packet: false,
-        engine: None,
-        client_address: Default::default(),
-    }
+    ServiceSpec::new(key(port), scheduler)
 }
 
 fn real(last: u8, weight: u32) -> RealSpec {

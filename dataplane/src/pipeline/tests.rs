@@ -15,7 +15,6 @@ use crate::{
     endpoint::Method,
     flow::{FlowView, HashKey, Pages, TableConfig},
     packet::HEADROOM,
-    sched::SchedFlags,
     stats::Stats,
     wire::{
         checksum::{Sum, pseudo},
@@ -100,14 +99,8 @@ fn side() -> Side {
         for (method, port, persistent) in SERVICES {
             let key = ServiceKey::Address { protocol, addr: addr(vip), port };
             let service = ServiceSpec {
-                key,
-                scheduler: "rr".to_owned(),
-                flags: SchedFlags::default(),
                 persistence_s: (persistent || port == 0).then_some(300),
-                netmask: if vip.contains(':') { 128 } else { u32::MAX },
-                one_packet: false,
-                engine: None,
-                client_address: Default::default(),
+                ..ServiceSpec::new(key, "rr")
             };
             director.add_service(&service).unwrap();
             let real = RealSpec {

@@ -70,14 +70,8 @@ fn lab(scheduler: &str, method: Method, persistence: Option<u32>) -> Lab {
     let key = ServiceKey::Address { protocol: 6, addr: addr("10.0.0.1"), port: 80 };
     it.director
         .add_service(&ServiceSpec {
-            key,
-            scheduler: scheduler.to_owned(),
-            flags: xvs_dataplane::sched::SchedFlags::default(),
             persistence_s: persistence,
-            netmask: u32::MAX,
-            one_packet: false,
-            engine: None,
-            client_address: Default::default(),
+            ..ServiceSpec::new(key, scheduler)
         })
         .unwrap();
     for (real, weight) in [("10.2.0.11", 1), ("10.2.0.12", 3), ("10.2.0.13", 0)] {

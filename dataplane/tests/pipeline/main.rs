@@ -23,7 +23,6 @@ use xvs_dataplane::{
         spec::{RealSpec, ServiceKey, ServiceSpec, TunnelSpec},
     },
     endpoint::Method,
-    sched::SchedFlags,
     verdict::DropReason,
     wire::checksum,
 };
@@ -273,16 +272,7 @@ fn a_service_that_takes_every_port_keeps_the_clients_and_the_port() {
     let mut it = Lab::new();
     let key = ServiceKey::Address { protocol: 6, addr: addr("10.0.0.1"), port: 0 };
     it.director
-        .add_service(&ServiceSpec {
-            key,
-            scheduler: "rr".to_owned(),
-            flags: SchedFlags::default(),
-            persistence_s: Some(60),
-            netmask: u32::MAX,
-            one_packet: false,
-            engine: None,
-            client_address: Default::default(),
-        })
+        .add_service(&ServiceSpec { persistence_s: Some(60), ..ServiceSpec::new(key, "rr") })
         .unwrap();
     for last in [11, 12] {
         let spec = RealSpec {

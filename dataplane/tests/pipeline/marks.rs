@@ -9,7 +9,6 @@ use xvs_dataplane::{
     clock::Tick,
     director::spec::{MarkRule, RealSpec, ServiceKey, ServiceSpec, TunnelSpec},
     endpoint::Method,
-    sched::SchedFlags,
     selector::Selector,
     verdict::DropReason,
 };
@@ -29,16 +28,7 @@ fn rule(mark: u32, protocol: Option<u8>, to: &str, ports: &str) -> MarkRule {
 }
 
 fn service(key: ServiceKey) -> ServiceSpec {
-    ServiceSpec {
-        key,
-        scheduler: "rr".to_owned(),
-        flags: SchedFlags::default(),
-        persistence_s: None,
-        netmask: if key.family() == Family::V4 { u32::MAX } else { 128 },
-        one_packet: false,
-        engine: None,
-        client_address: Default::default(),
-    }
+    ServiceSpec::new(key, "rr")
 }
 
 fn real(at: &str, port: u16, method: Method) -> RealSpec {

@@ -23,7 +23,6 @@ use xvs_dataplane::{
     flow::{FlowTable, HashKey, Pages, TableConfig},
     io::raw::RawIo,
     pipeline::{Parts, Pipeline},
-    sched::SchedFlags,
     stats::Stats,
     verdict::DeviceId,
     worker::{Worker, WorkerLink},
@@ -107,18 +106,7 @@ impl Plan {
         let mut director = Director::new(Arc::clone(&endpoints), stats.clone());
         director.set_network(self.network());
         let key = ServiceKey::Address { protocol: 6, addr: self.vip().into(), port: 80 };
-        director
-            .add_service(&ServiceSpec {
-                key,
-                scheduler: "rr".to_owned(),
-                flags: SchedFlags::default(),
-                persistence_s: None,
-                netmask: if self.v6 { 128 } else { u32::MAX },
-                one_packet: false,
-                engine: None,
-                client_address: Default::default(),
-            })
-            .unwrap();
+        director.add_service(&ServiceSpec::new(key, "rr")).unwrap();
         director
             .add_real(
                 &key,

@@ -24,7 +24,6 @@ use xvs_dataplane::{
         sim::SimIo,
     },
     pipeline::{Parts, Pipeline},
-    sched::SchedFlags,
     service::Snapshot,
     stats::Stats,
     verdict::DeviceId,
@@ -202,18 +201,7 @@ impl World {
     /// One TCP service on port 80 with all reals.
     fn add_service(&mut self) {
         let key = self.key();
-        self.director
-            .add_service(&ServiceSpec {
-                key,
-                scheduler: self.setup.scheduler.to_owned(),
-                flags: SchedFlags::default(),
-                persistence_s: None,
-                netmask: if self.setup.v6 { 128 } else { u32::MAX },
-                one_packet: false,
-                engine: None,
-                client_address: Default::default(),
-            })
-            .unwrap();
+        self.director.add_service(&ServiceSpec::new(key, self.setup.scheduler)).unwrap();
         for last in 0..self.setup.reals {
             self.director.add_real(&key, &self.real(last)).unwrap();
         }

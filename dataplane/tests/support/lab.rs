@@ -15,7 +15,6 @@ use xvs_dataplane::{
     flow::{FlowTable, HashKey, Pages, TableConfig},
     io::sim::SimIo,
     pipeline::{Parts, Pipeline},
-    sched::SchedFlags,
     service::Snapshot,
     stats::Stats,
     verdict::{DeviceId, DropReason},
@@ -64,18 +63,7 @@ impl Lab {
     pub(crate) fn with(method: Method, vip: &str, reals: &[&str], port: u16) -> Self {
         let mut it = Self::new();
         let key = ServiceKey::Address { protocol: 6, addr: addr(vip), port: 80 };
-        it.director
-            .add_service(&ServiceSpec {
-                key,
-                scheduler: "rr".to_owned(),
-                flags: SchedFlags::default(),
-                persistence_s: None,
-                netmask: if addr(vip).is_v4() { u32::MAX } else { 128 },
-                one_packet: false,
-                engine: None,
-                client_address: Default::default(),
-            })
-            .unwrap();
+        it.director.add_service(&ServiceSpec::new(key, "rr")).unwrap();
         for real in reals {
             it.director
                 .add_real(
