@@ -170,6 +170,15 @@ pub struct RealSpec {
     pub lower: u32,
 }
 
+impl RealSpec {
+    /// A real server of weight 1 for which nothing else is asked.
+    #[must_use]
+    pub fn new(addr: Addr, port: u16, method: Method) -> Self {
+        let tunnel = TunnelSpec::default();
+        Self { addr, port, method, tunnel, weight: 1, upper: 0, lower: 0 }
+    }
+}
+
 /// IPVS's five counters, since the last zeroing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {

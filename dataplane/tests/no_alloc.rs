@@ -75,13 +75,8 @@ fn pipeline(services: &[(u8, u16, Method, &str)]) -> Pipeline {
             .unwrap();
         for real in ["10.2.0.11", "10.2.0.12"] {
             let spec = RealSpec {
-                addr: addr(real),
-                port,
-                method,
                 tunnel: TunnelSpec { port: 6080, ..TunnelSpec::default() },
-                weight: 1,
-                upper: 0,
-                lower: 0,
+                ..RealSpec::new(addr(real), port, method)
             };
             director.add_real(&key, &spec).unwrap();
         }

@@ -16,7 +16,7 @@ use support::{
 };
 use xvs_dataplane::{
     clock::{Clock as _, TICKS_PER_SECOND},
-    director::spec::{DirectorError, FlowInfo, RealSpec, ServiceKey, ServiceSpec, TunnelSpec},
+    director::spec::{DirectorError, FlowInfo, RealSpec, ServiceKey, ServiceSpec},
     endpoint::Method,
     verdict::{DeviceId, DropReason},
 };
@@ -41,15 +41,7 @@ fn lab(spec: &ServiceSpec, reals: u8) -> Lab {
     let mut it = Lab::new();
     it.director.add_service(spec).unwrap();
     for last in 0..reals {
-        let real = RealSpec {
-            addr: addr(&format!("10.2.0.{}", 11 + last)),
-            port: 5060,
-            method: Method::Nat,
-            tunnel: TunnelSpec::default(),
-            weight: 1,
-            upper: 0,
-            lower: 0,
-        };
+        let real = RealSpec::new(addr(&format!("10.2.0.{}", 11 + last)), 5060, Method::Nat);
         it.director.add_real(&spec.key, &real).unwrap();
     }
     it.publish();

@@ -104,9 +104,7 @@ impl Shares {
 #[cfg(test)]
 mod tests {
     use dataplane::{
-        director::spec::{
-            Counters, Rates, RealInfo, RealSpec, ServiceKey, ServiceSpec, TunnelSpec,
-        },
+        director::spec::{Counters, Rates, RealInfo, RealSpec, ServiceKey, ServiceSpec},
         endpoint::Method,
     };
 
@@ -118,15 +116,7 @@ mod tests {
 
     fn service(weights: &[u32]) -> [ServiceInfo; 1] {
         let real = |(last, &weight): (u8, &u32)| RealInfo {
-            spec: RealSpec {
-                addr: addr(last).into(),
-                port: 80,
-                method: Method::Nat,
-                tunnel: TunnelSpec::default(),
-                weight,
-                upper: 0,
-                lower: 0,
-            },
+            spec: RealSpec { weight, ..RealSpec::new(addr(last).into(), 80, Method::Nat) },
             active: 0,
             inactive: 0,
             persistent: 0,

@@ -97,13 +97,8 @@ impl Traffic {
             director.add_service(&service).context("the service")?;
             for number in 0..REALS {
                 let real = RealSpec {
-                    addr: self.real(number),
-                    port,
-                    method: self.method,
                     tunnel: TunnelSpec { port: gue_port, ..TunnelSpec::default() },
-                    weight: 1,
-                    upper: 0,
-                    lower: 0,
+                    ..RealSpec::new(self.real(number), port, self.method)
                 };
                 director.add_real(&key, &real).context("a real server")?;
             }

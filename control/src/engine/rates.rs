@@ -183,7 +183,7 @@ mod tests {
 
     use dataplane::{
         clock::Tick,
-        director::spec::{RealSpec, ServiceSpec, TunnelSpec},
+        director::spec::{RealSpec, ServiceSpec},
         endpoint::{Endpoints, Method},
         stats::Stats,
     };
@@ -202,15 +202,11 @@ mod tests {
     }
 
     fn real(last: u16) -> RealSpec {
-        RealSpec {
-            addr: std::net::IpAddr::from([10, 2, 0, last.to_be_bytes()[1]]).into(),
-            port: 8080,
-            method: Method::Nat,
-            tunnel: TunnelSpec::default(),
-            weight: 1,
-            upper: 0,
-            lower: 0,
-        }
+        RealSpec::new(
+            std::net::IpAddr::from([10, 2, 0, last.to_be_bytes()[1]]).into(),
+            8080,
+            Method::Nat,
+        )
     }
 
     /// Adds and removes services and real servers at random, has packets counted and counters set to

@@ -12,7 +12,7 @@ use dataplane::{
     addr::Addr,
     director::{
         Director,
-        spec::{RealSpec, ServiceKey, ServiceSpec, TunnelSpec},
+        spec::{RealSpec, ServiceKey, ServiceSpec},
     },
     endpoint::{Endpoints, Method},
     sched::SchedFlags,
@@ -50,15 +50,7 @@ pub(crate) fn addr(last: u8) -> Addr {
 }
 
 pub(crate) fn real(last: u8, weight: u32) -> RealSpec {
-    RealSpec {
-        addr: addr(last),
-        port: 80,
-        method: Method::Dr,
-        tunnel: TunnelSpec::default(),
-        weight,
-        upper: 0,
-        lower: 0,
-    }
+    RealSpec { weight, ..RealSpec::new(addr(last), 80, Method::Dr) }
 }
 
 /// A check each second without jitter, 200 ms patience, two to rise and three to fall.

@@ -8,7 +8,7 @@ use std::{
 use super::*;
 use crate::{
     clock::Tick,
-    director::spec::{RealInfo, TunnelSpec},
+    director::spec::RealInfo,
     endpoint::{AVAILABLE, Bound, Method, SHUNNED},
     steering::rules::Target,
 };
@@ -26,15 +26,7 @@ fn service(port: u16, scheduler: &str) -> ServiceSpec {
 }
 
 fn real(last: u8, weight: u32) -> RealSpec {
-    RealSpec {
-        addr: addr(&format!("10.2.0.{last}")),
-        port: 8080,
-        method: Method::Nat,
-        tunnel: TunnelSpec::default(),
-        weight,
-        upper: 0,
-        lower: 0,
-    }
+    RealSpec { weight, ..RealSpec::new(addr(&format!("10.2.0.{last}")), 8080, Method::Nat) }
 }
 
 fn director() -> Director {

@@ -10,7 +10,7 @@ use crate::{
     director::{
         Director,
         network::{Interface, Neighbour, Network, Route},
-        spec::{RealSpec, ServiceKey, ServiceSpec, TunnelSpec},
+        spec::{RealSpec, ServiceKey, ServiceSpec},
     },
     endpoint::Method,
     flow::{FlowView, HashKey, Pages, TableConfig},
@@ -103,15 +103,11 @@ fn side() -> Side {
                 ..ServiceSpec::new(key, "rr")
             };
             director.add_service(&service).unwrap();
-            let real = RealSpec {
-                addr: addr(real),
-                port: if method == Method::Nat && port != 0 { 8000 + port } else { port },
+            let real = RealSpec::new(
+                addr(real),
+                if method == Method::Nat && port != 0 { 8000 + port } else { port },
                 method,
-                tunnel: TunnelSpec::default(),
-                weight: 1,
-                upper: 0,
-                lower: 0,
-            };
+            );
             director.add_real(&key, &real).unwrap();
         }
     }

@@ -20,7 +20,7 @@ use support::{
 use xvs_dataplane::{
     director::{
         network::Neighbour,
-        spec::{RealSpec, ServiceKey, ServiceSpec, TunnelSpec},
+        spec::{RealSpec, ServiceKey, ServiceSpec},
     },
     endpoint::Method,
     verdict::DropReason,
@@ -275,15 +275,7 @@ fn a_service_that_takes_every_port_keeps_the_clients_and_the_port() {
         .add_service(&ServiceSpec { persistence_s: Some(60), ..ServiceSpec::new(key, "rr") })
         .unwrap();
     for last in [11, 12] {
-        let spec = RealSpec {
-            addr: addr(&format!("10.2.0.{last}")),
-            port: 0,
-            method: Method::Nat,
-            tunnel: TunnelSpec::default(),
-            weight: 1,
-            upper: 0,
-            lower: 0,
-        };
+        let spec = RealSpec::new(addr(&format!("10.2.0.{last}")), 0, Method::Nat);
         it.director.add_real(&key, &spec).unwrap();
     }
     it.publish();

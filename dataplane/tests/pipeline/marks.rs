@@ -33,13 +33,8 @@ fn service(key: ServiceKey) -> ServiceSpec {
 
 fn real(at: &str, port: u16, method: Method) -> RealSpec {
     RealSpec {
-        addr: addr(at),
-        port,
-        method,
         tunnel: TunnelSpec { port: 6080, ..TunnelSpec::default() },
-        weight: 1,
-        upper: 0,
-        lower: 0,
+        ..RealSpec::new(addr(at), port, method)
     }
 }
 

@@ -17,7 +17,7 @@ use xvs_dataplane::{
     director::{
         Director,
         network::{Interface, Neighbour, Network, Route},
-        spec::{RealSpec, ServiceKey, ServiceSpec, TunnelSpec},
+        spec::{RealSpec, ServiceKey, ServiceSpec},
     },
     endpoint::{Endpoints, Method},
     flow::{FlowTable, HashKey, Pages, TableConfig},
@@ -108,18 +108,7 @@ impl Plan {
         let key = ServiceKey::Address { protocol: 6, addr: self.vip().into(), port: 80 };
         director.add_service(&ServiceSpec::new(key, "rr")).unwrap();
         director
-            .add_real(
-                &key,
-                &RealSpec {
-                    addr: Addr::from(self.addr(2, 2)),
-                    port: 8080,
-                    method: Method::Nat,
-                    tunnel: TunnelSpec::default(),
-                    weight: 1,
-                    upper: 0,
-                    lower: 0,
-                },
-            )
+            .add_real(&key, &RealSpec::new(Addr::from(self.addr(2, 2)), 8080, Method::Nat))
             .unwrap();
         let snapshot = Arc::new(director.compile());
         let worker = |(number, io): (usize, RawIo)| {

@@ -15,7 +15,7 @@ use xvs_dataplane::{
     director::{
         Director,
         network::{Interface, Neighbour, Network, Route},
-        spec::{RealSpec, ServiceKey, ServiceSpec, TunnelSpec},
+        spec::{RealSpec, ServiceKey, ServiceSpec},
     },
     endpoint::{Endpoints, Method},
     flow::{FlowTable, HashKey, Pages, TableConfig},
@@ -214,15 +214,7 @@ impl World {
 
     /// A real server as the director wants it.
     pub(crate) fn real(&self, last: u8) -> RealSpec {
-        RealSpec {
-            addr: Addr::from(self.setup.addr(2, 10 + last)),
-            port: 80,
-            method: self.setup.method,
-            tunnel: TunnelSpec::default(),
-            weight: 1,
-            upper: 0,
-            lower: 0,
-        }
+        RealSpec::new(Addr::from(self.setup.addr(2, 10 + last)), 80, self.setup.method)
     }
 
     /// Puts the director's state in force.

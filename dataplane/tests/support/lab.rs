@@ -69,13 +69,8 @@ impl Lab {
                 .add_real(
                     &key,
                     &RealSpec {
-                        addr: addr(real),
-                        port,
-                        method,
                         tunnel: TunnelSpec { port: 6080, ..TunnelSpec::default() },
-                        weight: 1,
-                        upper: 0,
-                        lower: 0,
+                        ..RealSpec::new(addr(real), port, method)
                     },
                 )
                 .unwrap();
