@@ -130,14 +130,14 @@ pub struct EndpointStats {
 }
 
 impl EndpointStats {
-    /// These counters and others together.
-    fn added_to(&self, sum: Counters) -> Counters {
+    /// IPVS's five.
+    fn counters(&self) -> Counters {
         Counters {
-            conns: sum.conns + self.conns.get(),
-            in_packets: sum.in_packets + self.packets[0].get(),
-            out_packets: sum.out_packets + self.packets[1].get(),
-            in_bytes: sum.in_bytes + self.octets[0].get(),
-            out_bytes: sum.out_bytes + self.octets[1].get(),
+            conns: self.conns.get(),
+            in_packets: self.packets[0].get(),
+            out_packets: self.packets[1].get(),
+            in_bytes: self.octets[0].get(),
+            out_bytes: self.octets[1].get(),
         }
     }
 
@@ -232,7 +232,7 @@ impl WorkerStats {
 
     /// What it counted over all real servers, since the start of the process.
     pub fn total(&self) -> Counters {
-        self.endpoints.iter().fold(Counters::default(), |sum, each| each.added_to(sum))
+        self.endpoints.iter().fold(Counters::default(), |sum, each| sum.plus(each.counters()))
     }
 
     /// The counters of a device; those of device 0 for a number out of range.
@@ -265,7 +265,7 @@ impl Stats {
     /// A real server's counters over all workers, since the start of the process.
     pub fn endpoint(&self, id: EndpointId) -> Counters {
         let workers = self.0.iter().map(|worker| worker.endpoint(id));
-        workers.fold(Counters::default(), |sum, each| each.added_to(sum))
+        workers.fold(Counters::default(), |sum, each| sum.plus(each.counters()))
     }
 
     /// TCP connections that a real server accepted, and those that it refused or did not answer, over

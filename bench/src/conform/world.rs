@@ -320,13 +320,13 @@ impl World {
             "/proc/net/ip_vs_app" => Printed::out(PROC_APP.to_owned()),
             "/proc/net/ip_vs_stats" => {
                 let counters = services.iter().map(|service| service.counters);
-                let totals = counters.fold(Counters::default(), sum);
+                let totals = counters.fold(Counters::default(), Counters::plus);
                 Printed::out(proc_stats(&totals, &Rates::default()))
             }
             "/proc/net/ip_vs_stats_percpu" => {
                 // One worker: what it counted is what all did.
                 let counters = services.iter().map(|service| service.counters);
-                let totals = counters.fold(Counters::default(), sum);
+                let totals = counters.fold(Counters::default(), Counters::plus);
                 Printed::out(proc_stats_percpu(&[totals], &totals, &Rates::default()))
             }
             _ => Printed::refused(&format!("cat: {file}: No such file or directory"), 1),
@@ -347,15 +347,5 @@ impl World {
         };
         let exit = session.run(words, &mut input.lines().map(str::to_owned));
         Printed { exit, ..printed }
-    }
-}
-
-fn sum(a: Counters, b: Counters) -> Counters {
-    Counters {
-        conns: a.conns + b.conns,
-        in_packets: a.in_packets + b.in_packets,
-        out_packets: a.out_packets + b.out_packets,
-        in_bytes: a.in_bytes + b.in_bytes,
-        out_bytes: a.out_bytes + b.out_bytes,
     }
 }

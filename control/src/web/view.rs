@@ -53,14 +53,8 @@ impl View {
             (generation, services, state.drains().to_vec(), state.is_journaled())
         };
         let workers = engine.stats().workers().to_vec();
-        let add = |sum: Counters, each: Counters| Counters {
-            conns: sum.conns + each.conns,
-            in_packets: sum.in_packets + each.in_packets,
-            out_packets: sum.out_packets + each.out_packets,
-            in_bytes: sum.in_bytes + each.in_bytes,
-            out_bytes: sum.out_bytes + each.out_bytes,
-        };
-        let totals = workers.iter().map(|worker| worker.total()).fold(Counters::default(), add);
+        let each = workers.iter().map(|worker| worker.total());
+        let totals = each.fold(Counters::default(), Counters::plus);
         let info = engine.info();
         let table: &FlowTable = engine.table();
         Self {
